@@ -1,0 +1,1 @@
+"""The data contract: canonical tables, readers of raw formats, pixel rule, splits."""

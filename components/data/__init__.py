@@ -1,0 +1,1 @@
+"""Prepared images: the packed store, augmentation, loaders."""

@@ -1,0 +1,1 @@
+"""The ONNX file: writing it, proving it equal, running it alone."""

@@ -1,0 +1,1 @@
+"""Networks, target assignment, losses and post-processing; the Lightning modules over them."""

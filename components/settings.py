@@ -1,0 +1,11 @@
+"""The base of every settings class: frozen, and a key it does not know is an error."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """A frozen section of parameters. Fields carry a description, a unit where one applies, bounds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

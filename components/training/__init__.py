@@ -1,0 +1,1 @@
+"""The training run: loop settings, EMA, curves, resuming."""

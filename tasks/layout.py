@@ -1,0 +1,76 @@
+"""Where each stage finds its inputs and leaves its outputs, relative to the repository's root.
+
+The same paths stand in `dvc.yaml`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+STAGES = ("validate", "preprocess", "train", "evaluate", "export", "report")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one working copy.
+
+    Args:
+        root: the repository's root.
+    """
+
+    root: Path = Path(".")
+
+    def metrics(self, stage: str) -> Path:
+        """A stage's figures: one flat JSON object."""
+        return self.root / "metrics" / f"{stage}.json"
+
+    @property
+    def tables(self) -> Path:
+        """Canonical tables: `images.parquet`, `objects.parquet`, `dataset.json`."""
+        return self.root / "data" / "tables"
+
+    @property
+    def prepared(self) -> Path:
+        """Packed images and boxes in training size."""
+        return self.root / "data" / "prepared"
+
+    @property
+    def weights(self) -> Path:
+        """Best weights and the settings that rebuild the model: `weights.safetensors`, `model.json`."""
+        return self.root / "models" / "trained"
+
+    @property
+    def onnx(self) -> Path:
+        """The self-sufficient model file."""
+        return self.root / "models" / "model.onnx"
+
+    @property
+    def resume(self) -> Path:
+        """Checkpoints of unfinished trainings; outside DVC on purpose."""
+        return self.root / ".resume"
+
+    @property
+    def plots(self) -> Path:
+        """Small CSV and JSON files that `dvc plots` draws."""
+        return self.root / "plots"
+
+    @property
+    def validation(self) -> Path:
+        """All findings, as JSON."""
+        return self.root / "reports" / "validation.json"
+
+    @property
+    def validation_page(self) -> Path:
+        """All findings, for people."""
+        return self.root / "reports" / "validation.html"
+
+    @property
+    def evaluation(self) -> Path:
+        """What the report page shows of the evaluation: `details.json` and pictures."""
+        return self.root / "reports" / "evaluation"
+
+    @property
+    def page(self) -> Path:
+        """The page to review."""
+        return self.root / "reports" / "index.html"

@@ -1,0 +1,232 @@
+"""Read and check `params.yaml`: one section a stage, and a small `base` that all stages share.
+
+    python -m tasks.params                     check params.yaml
+    python -m tasks.params FILE                check another file
+    python -m tasks.params --schema            every key: type, default, meaning
+    python -m tasks.params --use FILE          check FILE and make it the new params.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from components.data.settings import PreprocessSettings
+from components.errors import ParamsError, TimmflowError
+from components.evaluation.settings import EvaluateSettings
+from components.export.settings import ExportSettings
+from components.files import atomic_path
+from components.report.settings import ReportSettings
+from components.settings import Settings
+from components.training.settings import TrainSettings
+from components.validation.settings import ValidateSettings
+
+
+class BaseSettings(Settings):
+    """What every stage needs to know."""
+
+    task: Literal["classification", "detection"] = Field(description="what the model predicts")
+    data: str = Field(min_length=1, description="folder of the raw data; it is never written to")
+    classes: tuple[str, ...] | None = Field(
+        None, description="class names the data must have, in the model's order; null: as found"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of every random choice")
+
+
+class Params(Settings):
+    """The whole parameter file. A stage is handed `base` and its own section, never all of this."""
+
+    base: BaseSettings = Field(description="shared by all stages")
+    validate_: ValidateSettings = Field(
+        ValidateSettings(), alias="validate", description="reading and checking raw data"
+    )
+    preprocess: PreprocessSettings = Field(
+        PreprocessSettings(), description="splits and image size"
+    )
+    train: TrainSettings = Field(TrainSettings(), description="model and training")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="measuring")
+    export: ExportSettings = Field(ExportSettings(), description="the ONNX file")
+    report: ReportSettings = Field(ReportSettings(), description="the page to review")
+
+    @model_validator(mode="after")
+    def _crop_is_a_share(self) -> Params:
+        if self.base.task == "classification" and self.train.augment.scale[1] > 1:
+            raise ValueError(
+                "train.augment.scale: classification crops a share of the image, so its upper end "
+                f"is at most 1, not {self.train.augment.scale[1]:g}; for example [0.5, 1.0]"
+            )
+        return self
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands here twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load(path: Path) -> Params:
+    """Read a parameter file.
+
+    Raises:
+        ParamsError: all that is wrong with it, a line each: dotted path, value, what is allowed,
+            and the nearest known key for one that is not known.
+    """
+    try:
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; examples/ holds whole ones to copy") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{path}: must be a mapping of sections: {', '.join(_keys(Params))}")
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        plural = "s" if len(lines) > 1 else ""
+        raise ParamsError(
+            f"{path}: {len(lines)} error{plural}\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as `dotted.path = value: what is allowed`."""
+    # A union's members appear in the location as type names; they are not keys of the file.
+    location = [str(part) for part in item["loc"] if part not in ("bool", "str")]
+    dotted = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = _keys(_section(location[:-1]))
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        return f"{dotted}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{dotted}: missing; {_description(location)}"
+    message = item["msg"].removeprefix("Value error, ")
+    if not dotted or isinstance(item["input"], dict):
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted} = {item['input']!r}: {message} ({_description(location)})"
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section(location: list[str]) -> type[BaseModel]:
+    """The settings class at a dotted location of the file."""
+    model: type[BaseModel] = Params
+    for part in location:
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if part == (field.alias or name) and isinstance(inner, type):
+                if issubclass(inner, BaseModel):
+                    model = inner
+                break
+    return model
+
+
+def _description(location: list[str]) -> str:
+    model = _section(location[:-1])
+    for name, field in model.model_fields.items():
+        if location[-1] == (field.alias or name):
+            return field.description or ""
+    # An element of a list: the list's own description.
+    return _description(location[:-1]) if len(location) > 1 else ""
+
+
+def schema_lines(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[str]:
+    """Every key with type, bounds, default and meaning, a line each."""
+    properties = model.model_json_schema(by_alias=True).get("properties", {})
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield f"\n{prefix}{key}: {field.description}" if not prefix else (
+                f"{prefix}{key}: {field.description}"
+            )
+            yield from schema_lines(inner, f"{prefix}{key}.")
+            continue
+        facts = properties[key]
+        kind = getattr(inner, "__name__", str(inner)).replace("typing.", "")
+        if "enum" in facts:
+            kind = " | ".join(map(str, facts["enum"]))
+        signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+        bounds = [f"{sign} {facts[word]:g}" for word, sign in signs.items() if word in facts]
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        inside = ", ".join([kind, *bounds, default])
+        yield f"  {prefix}{key} ({inside}): {field.description}"
+
+
+def use(source: Path, target: Path, examples: Path, force: bool) -> str:
+    """Make `source` the parameter file `target`, without losing parameters somebody wrote.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        ParamsError: `source` is faulty, or `target` differs from every file in `examples` and
+            `force` is off.
+    """
+    load(source)
+    if target.exists():
+        current = target.read_bytes()
+        if current == source.read_bytes():
+            return f"{target} is {source} already"
+        shipped = [path.read_bytes() for path in sorted(examples.glob("*.yaml"))]
+        if current not in shipped:
+            if not force:
+                raise ParamsError(
+                    f"{target} holds parameters of your own, and {source} would replace them: "
+                    "run them with `dvc repro`, or replace them with FORCE=1 (make) or --force "
+                    f"(the old file is kept as {target}.bak)"
+                )
+            shutil.copyfile(target, f"{target}.bak")
+    with atomic_path(target) as draft:
+        shutil.copyfile(source, draft)
+    return f"{target} is now {source}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.params",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", nargs="?", default="params.yaml", type=Path)
+    parser.add_argument("--schema", action="store_true", help="print every key and its meaning")
+    parser.add_argument("--use", type=Path, metavar="FILE", help="make FILE the parameter file")
+    parser.add_argument("--force", action="store_true", help="with --use: replace own parameters")
+    args = parser.parse_args(argv)
+    try:
+        if args.schema:
+            print("\n".join(schema_lines()).lstrip())
+        elif args.use:
+            print(use(args.use, args.file, Path("examples"), args.force))
+        else:
+            params = load(args.file)
+            print(f"{args.file}: fine ({params.base.task} on {params.base.data})")
+    except TimmflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

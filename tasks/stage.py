@@ -1,0 +1,82 @@
+"""What all stage commands share: arguments, errors without a traceback, figures, one last line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from components.errors import TimmflowError
+from components.files import rounded, write_json
+from tasks.layout import Layout
+from tasks.params import Params, load
+
+Figures = dict[str, Any]
+StageFunction = Callable[[Params, Layout], Figures]
+
+
+def main(stage: str, description: str | None, run: StageFunction, argv: list[str] | None) -> int:
+    """Run one stage from the command line.
+
+    Reads the parameter file, calls `run`, writes what it returns to `metrics/<stage>.json` and
+    prints the headline. `run` imports the heavy libraries itself, so that `--help` is quick.
+
+    Returns:
+        The exit status: 0, or 1 with the reason on standard error.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tasks.{stage}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    args = parser.parse_args(argv)
+    started = time.perf_counter()
+    try:
+        layout = Layout()
+        figures = run(load(args.params), layout)
+        write_json(layout.metrics(stage), rounded(figures))
+    except TimmflowError as error:
+        print(f"error: {stage}: {error}", file=sys.stderr)
+        return 1
+    print(f"{stage}: {headline(stage, figures)} ({time.perf_counter() - started:.1f} s)", flush=True)
+    return 0
+
+
+def headline(stage: str, figures: Figures) -> str:
+    """A stage's figures in a few words."""
+
+    def percent(name: str) -> str:
+        return f"{100 * figures[name]:.1f} %"
+
+    match stage:
+        case "validate":
+            return (
+                f"{figures['num_images']:,} images, {figures['num_classes']} classes, "
+                f"{figures['num_errors']} errors, {figures['num_warnings']} warnings"
+            )
+        case "preprocess":
+            return (
+                f"{figures['num_train']:,} train, {figures['num_val']:,} val, "
+                f"{figures['num_test']:,} test"
+            )
+        case "train":
+            return (
+                f"best epoch {figures['best_epoch']} of {figures['num_epochs']}, "
+                f"{figures['monitor']} {figures['best']:.3f}"
+            )
+        case "evaluate" if "map" in figures:
+            return f"AP {figures['map']:.3f}, AP50 {figures['map_50']:.3f} on {figures['split']}"
+        case "evaluate":
+            return f"accuracy {percent('accuracy')} on {figures['split']}"
+        case "export":
+            return (
+                f"{figures['megabytes']:.1f} MB, {figures['latency_ms_p50']:.1f} ms an image, "
+                f"equal to PyTorch on {figures['num_parity_images']} images"
+            )
+        case "report":
+            return f"{figures['page']}"
+    raise KeyError(stage)
