@@ -1,0 +1,71 @@
+"""Random changes of training images and their boxes, by torchvision's v2 transforms."""
+
+from __future__ import annotations
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from components.data.geometry import FILL
+from components.data.settings import AugmentSettings
+
+
+def detection_augment(settings: AugmentSettings, image_size: tuple[int, int]) -> v2.Transform:
+    """Zoom and shift, flips, colour; the result is `image_size`, boxes clipped to what is seen."""
+    steps: list[v2.Transform] = []
+    if tuple(settings.scale) != (1.0, 1.0):
+        # Zoom, then cut the input's window out of it wherever it falls (or pad a smaller one).
+        steps.append(_Zoom(settings.scale))
+    steps.append(v2.RandomCrop(image_size, pad_if_needed=True, fill=FILL))
+    steps += _common(settings)
+    steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)]
+    return v2.Compose(steps)
+
+
+def classification_augment(settings: AugmentSettings, image_size: tuple[int, int]) -> v2.Transform:
+    """A random crop of the image's area resized to `image_size`, flips, colour."""
+    steps: list[v2.Transform] = [
+        v2.RandomResizedCrop(image_size, scale=settings.scale, antialias=True)
+    ]
+    return v2.Compose(steps + _common(settings))
+
+
+def _common(settings: AugmentSettings) -> list[v2.Transform]:
+    steps: list[v2.Transform] = []
+    if settings.flip:
+        steps.append(v2.RandomHorizontalFlip(settings.flip))
+    if settings.vertical_flip:
+        steps.append(v2.RandomVerticalFlip(settings.vertical_flip))
+    if settings.color:
+        strength = settings.color
+        steps.append(v2.ColorJitter(strength, strength, strength))
+    return steps
+
+
+class _Zoom(v2.Transform):
+    """Resize by a factor drawn evenly from a range."""
+
+    def __init__(self, scale: tuple[float, float]):
+        super().__init__()
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
+        height, width = v2.functional.get_size(flat_inputs[0])
+        low, high = self.scale
+        factor = low + (high - low) * torch.rand(()).item()
+        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+
+    def transform(self, inpt: object, params: dict[str, object]) -> object:
+        return v2.functional.resize(inpt, size=params["size"], antialias=True)
+
+
+def as_tensors(
+    pixels: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """An image [3, H, W] with boxes xyxy [G, 4] and labels [G], as torchvision v2 reads them."""
+    size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+    return {
+        "image": tv_tensors.Image(pixels),
+        "boxes": tv_tensors.BoundingBoxes(boxes.reshape(-1, 4), format="XYXY", canvas_size=size),
+        "labels": labels,
+    }

@@ -1,0 +1,164 @@
+"""The packed store of prepared images: decoded and resized once, read at memory speed.
+
+A folder with `images.bin` (RGB uint8, image after image), `index.parquet`, `objects.parquet` and
+`dataset.json`; the columns stand in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from components.data.geometry import Resize
+from components.errors import DataError
+from components.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What holds for all images of a store.
+
+    Attributes:
+        task: `classification` or `detection`.
+        classes: names; a class id is a position.
+        image_size: (height, width) of the model's input, pixels.
+        resize: rule by which images came to that size.
+        crop_fraction: see `components.data.geometry`.
+        fingerprint: of the tables the store was made from.
+        split_source: `given` by the data, or by `hash`.
+        statistics: mean and standard deviation of the training pixels, images and objects a class.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    resize: Resize
+    crop_fraction: float
+    fingerprint: str
+    split_source: str
+    statistics: dict[str, Any]
+
+
+class PreparedStore:
+    """Reads a store. Cheap to pickle: a loader's workers each map the file for themselves."""
+
+    def __init__(self, folder: Path, info: StoreInfo, index: pd.DataFrame, objects: pd.DataFrame):
+        self.folder = Path(folder)
+        self.info = info
+        self.index = index
+        self.objects = objects
+        rows = {image_id: row for row, image_id in enumerate(index["image_id"])}
+        self._targets: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(index)
+        for image_id, positions in objects.groupby("image_id").indices.items():
+            self._targets[rows[image_id]] = np.asarray(positions)
+        self._class_ids = objects["class_id"].to_numpy(np.int64)
+        if info.task == "detection":
+            self._boxes = objects[["x", "y", "width", "height"]].to_numpy(np.float64)
+            self._crowd = objects["is_crowd"].to_numpy(bool)
+        self._shapes = index[["offset", "height", "width"]].to_numpy(np.int64)
+        self._original = index[["original_height", "original_width"]].to_numpy(np.float64)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a store.
+
+        Raises:
+            DataError: there is none, or its parts do not fit each other.
+        """
+        folder = Path(folder)
+        if not (folder / "dataset.json").is_file():
+            raise DataError(f"{folder}: no prepared data; run the preprocess stage first")
+        facts = read_json(folder / "dataset.json")
+        info = StoreInfo(
+            **{
+                **facts,
+                "classes": tuple(facts["classes"]),
+                "image_size": tuple(facts["image_size"]),
+            }
+        )
+        index = pd.read_parquet(folder / "index.parquet")
+        objects = pd.read_parquet(folder / "objects.parquet")
+        expected = int((index["height"] * index["width"] * 3).sum())
+        found = (folder / "images.bin").stat().st_size
+        if found != expected:
+            raise DataError(
+                f"{folder / 'images.bin'}: {found} bytes, but the index describes {expected}; "
+                "run the preprocess stage again"
+            )
+        return cls(folder, info, index, objects)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The mapping must not travel to a worker process as a copy of the pixels.
+        return {key: value for key, value in self.__dict__.items() if key != "_pixels"}
+
+    @cached_property
+    def _pixels(self) -> np.ndarray:
+        return np.memmap(self.folder / "images.bin", dtype=np.uint8, mode="r")
+
+    def rows(self, split: str) -> np.ndarray:
+        """Positions of a split's images, in table order."""
+        return np.flatnonzero((self.index["split"] == split).to_numpy())
+
+    def evaluated_split(self, wanted: str) -> str:
+        """The split to measure on: `wanted`, or for `auto` test where there is one, else val.
+
+        Raises:
+            DataError: the split named has no image.
+        """
+        split = wanted
+        if wanted == "auto":
+            split = "test" if len(self.rows("test")) else "val"
+        if not len(self.rows(split)):
+            raise DataError(
+                f"evaluate.split = {wanted}: the data has no image in it; "
+                f"there are {self.index['split'].value_counts().to_dict()}"
+            )
+        return split
+
+    def image(self, row: int) -> np.ndarray:
+        """Stored pixels, uint8 RGB [H, W, 3]; a read-only view."""
+        offset, height, width = self._shapes[row]
+        return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
+    def label(self, row: int) -> int:
+        """Class id of a classification image."""
+        return int(self._class_ids[self._targets[row][0]])
+
+    def boxes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes to learn from: xyxy in stored pixels, float32 [G, 4], and class ids [G].
+
+        Crowd regions are left out (they are ignored when measuring, as COCO does); boxes are
+        clipped to the image.
+        """
+        positions = self._targets[row]
+        positions = positions[~self._crowd[positions]]
+        _, height, width = self._shapes[row]
+        scale_y, scale_x = self.scale(row)
+        x, y, w, h = self._boxes[positions].T
+        boxes = np.stack([x * scale_x, y * scale_y, (x + w) * scale_x, (y + h) * scale_y], axis=1)
+        boxes = boxes.clip(0, [width, height, width, height])
+        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return boxes[inside].astype(np.float32), self._class_ids[positions][inside]
+
+    def scale(self, row: int) -> tuple[float, float]:
+        """(scale_y, scale_x): stored pixels per original pixel."""
+        _, height, width = self._shapes[row]
+        original_height, original_width = self._original[row]
+        return height / original_height, width / original_width
+
+
+def write_index(
+    folder: Path, info: StoreInfo, index: pd.DataFrame, objects: pd.DataFrame
+) -> None:
+    """Write everything of a store but its pixels."""
+    index.to_parquet(folder / "index.parquet", index=False)
+    objects.to_parquet(folder / "objects.parquet", index=False)
+    write_json(folder / "dataset.json", info.__dict__)

@@ -1,0 +1,102 @@
+"""The FCOS loss over a batch, from raw outputs and boxes.
+
+Shapes: B images, P points over all levels, G boxes of one image, C classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from components.models.fcos_targets import BACKGROUND, assign_points
+from components.models.losses import centerness, centerness_loss, focal_loss, giou_loss
+
+
+def flatten_levels(outputs: list[Tensor]) -> Tensor:
+    """Maps [B, K, h, w] of all levels as one [B, P, K], points in the order of `level_points`."""
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in outputs], dim=1)
+
+
+def decode_boxes(points: Tensor, sides: Tensor, strides: Tensor) -> Tensor:
+    """Boxes xyxy [..., P, 4] in pixels, from side distances [..., P, 4] in strides."""
+    distances = sides * strides[:, None]
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def fcos_loss(
+    cls_logits: Tensor,
+    sides: Tensor,
+    center_logits: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    ranges: Tensor,
+    boxes_xyxy: list[Tensor],
+    labels: list[Tensor],
+    center_sampling_radius: float = 1.5,
+    focal_alpha: float = 0.25,
+    focal_gamma: float = 2.0,
+) -> dict[str, Tensor]:
+    """Classification, box and centerness loss, each normalised once over the whole batch.
+
+    Background points take part in the focal loss; an image without objects has nothing else. The
+    class and centerness terms are divided by the number of positive points, the box term, weighted
+    by centerness, by the sum of its weights (FCOS). A batch without a positive is divided by 1.
+
+    Args:
+        cls_logits: [B, P, C].
+        sides: [B, P, 4], strides.
+        center_logits: [B, P].
+        points, strides, ranges: [P, 2], [P], [P, 2]; see `assign_points`.
+        boxes_xyxy: of each image, [G, 4], pixels.
+        labels: of each image, [G], class ids.
+        center_sampling_radius: see `assign_points`.
+        focal_alpha, focal_gamma: see `focal_loss`.
+
+    Returns:
+        `cls_loss`, `reg_loss`, `centerness_loss`: scalars.
+    """
+    matched = torch.stack(
+        [
+            assign_points(points, strides, ranges, boxes, center_sampling_radius)
+            for boxes in boxes_xyxy
+        ]
+    )
+    positive = matched != BACKGROUND
+    image, point = positive.nonzero(as_tuple=True)
+    # One list of all boxes of the batch, and where each image's begin.
+    starts = torch.tensor(
+        [0, *[len(boxes) for boxes in boxes_xyxy[:-1]]], device=matched.device
+    ).cumsum(0)
+    chosen = starts[image] + matched[positive]
+    targets = torch.cat(boxes_xyxy)[chosen]
+    classes = torch.cat(labels)[chosen]
+
+    class_targets = torch.zeros_like(cls_logits)
+    class_targets[image, point, classes] = 1
+
+    center = points[point]
+    target_sides = torch.cat([center - targets[:, :2], targets[:, 2:] - center], dim=1)
+    target_centerness = centerness(target_sides)
+    predicted = decode_boxes(center, sides[image, point].float(), strides[point])
+    # In units of the stride, as the network predicts them: a loss that does not grow with size.
+    scale = strides[point][:, None]
+    box_terms = giou_loss(predicted / scale, targets / scale) * target_centerness
+
+    num_positive, weight = _over_devices(
+        torch.stack([positive.sum().float(), target_centerness.sum()])
+    )
+    return {
+        "cls_loss": focal_loss(cls_logits, class_targets, focal_alpha, focal_gamma)
+        / num_positive.clamp(min=1),
+        "reg_loss": box_terms.sum() / weight.clamp(min=1e-6),
+        "centerness_loss": centerness_loss(center_logits[image, point], target_centerness)
+        / num_positive.clamp(min=1),
+    }
+
+
+def _over_devices(values: Tensor) -> Tensor:
+    """The mean over all processes of a distributed run, so that all divide by the same number."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        values = values / torch.distributed.get_world_size()
+    return values

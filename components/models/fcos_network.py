@@ -1,0 +1,126 @@
+"""The FCOS network: backbone, feature pyramid P3-P7, shared head. It only predicts."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+
+from components.models.backbones import FeatureBackbone
+
+_MAX_LOG_DISTANCE = 7.0  # exp(7) strides is wider than any image; keeps early training finite
+
+
+class ExtraLevels(ExtraFPNBlock):
+    """Coarser levels, each a strided convolution of the one before, from P5 (FCOS uses P5, not C5)."""
+
+    def __init__(self, channels: int, num_levels: int):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(num_levels)
+        )
+
+    def forward(
+        self, results: list[Tensor], x: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        """Append the levels to `results`."""
+        last = results[-1]
+        for number, conv in enumerate(self.convs):
+            last = conv(last if number == 0 else torch.relu(last))
+            results.append(last)
+            names.append(f"extra{number}")
+        return results, names
+
+
+def _tower(channels: int, num_convs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers += [
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            # 32 groups (FCOS head), or as many as divide the channels.
+            nn.GroupNorm(math.gcd(32, channels), channels),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class FcosHead(nn.Module):
+    """Two towers shared by all levels: classes; and box sides with centerness."""
+
+    def __init__(
+        self, channels: int, num_classes: int, num_convs: int, num_levels: int, prior: float = 0.01
+    ):
+        super().__init__()
+        self.cls_tower = _tower(channels, num_convs)
+        self.reg_tower = _tower(channels, num_convs)
+        self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.box_sides = nn.Conv2d(channels, 4, 3, padding=1)
+        self.center_logits = nn.Conv2d(channels, 1, 3, padding=1)
+        # The level's range of sizes is learnt, so that one head serves all (FCOS, section 3.2).
+        self.scales = nn.Parameter(torch.ones(num_levels))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        # At the start every point says "an object" with this probability (RetinaNet, section 3.3).
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
+
+    def forward(self, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Raw outputs of each level; see `FcosNetwork.forward`."""
+        classes, sides, centers = [], [], []
+        for level, features in enumerate(pyramid):
+            classes.append(self.cls_logits(self.cls_tower(features)))
+            tower = self.reg_tower(features)
+            log_sides = self.box_sides(tower) * self.scales[level]
+            sides.append(log_sides.clamp(max=_MAX_LOG_DISTANCE).exp())
+            centers.append(self.center_logits(tower))
+        return classes, sides, centers
+
+
+class FcosNetwork(nn.Module):
+    """Backbone, pyramid, head (Tian et al. 2019, arXiv:1904.01355).
+
+    Args:
+        backbone: gives the maps of strides 8, 16 and 32.
+        num_classes: without background.
+        fpn_channels: of every pyramid level.
+        head_num_convs: of each tower.
+        num_levels: of the pyramid; what the backbone lacks is added at the coarse end.
+    """
+
+    def __init__(
+        self,
+        backbone: FeatureBackbone,
+        num_classes: int,
+        fpn_channels: int = 256,
+        head_num_convs: int = 4,
+        num_levels: int = 5,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        extra = num_levels - len(backbone.channels)
+        self.fpn = FeaturePyramidNetwork(
+            backbone.channels,
+            fpn_channels,
+            extra_blocks=ExtraLevels(fpn_channels, extra) if extra > 0 else None,
+        )
+        self.head = FcosHead(fpn_channels, num_classes, head_num_convs, num_levels)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Raw outputs.
+
+        Args:
+            images: normalised, [B, 3, H, W].
+
+        Returns:
+            A tensor per level: class logits [B, C, h, w]; distances to the left, top, right and
+            bottom side in strides [B, 4, h, w], positive; centerness logits [B, 1, h, w].
+        """
+        maps = self.backbone(images)
+        pyramid = self.fpn(OrderedDict((str(i), level) for i, level in enumerate(maps)))
+        return self.head(list(pyramid.values()))

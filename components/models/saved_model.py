@@ -1,0 +1,96 @@
+"""A trained model on disk: `weights.safetensors`, and `model.json` with what rebuilds the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from components.errors import ModelError
+from components.files import atomic_path, read_json, write_json
+from components.models.backbones import BackboneConfig, FeatureBackboneConfig
+from components.models.classifier import ImageClassifier
+from components.models.detector import ObjectDetector
+from components.settings import Settings
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+
+
+class ModelDescription(Settings):
+    """All that is needed to rebuild a network and to feed it; stored beside the weights."""
+
+    task: Literal["classification", "detection"] = Field(description="what it predicts")
+    backbone: str = Field(description="timm's name")
+    classes: tuple[str, ...] = Field(description="names; a class id is a position")
+    image_size: tuple[int, int] = Field(description="height and width of the input, pixels")
+    resize: Literal["letterbox", "crop"] = Field(description="how images come to that size")
+    crop_fraction: float = Field(description="see components.data.geometry")
+    mean: tuple[float, ...] = Field(description="normalisation, in [0, 1]")
+    std: tuple[float, ...] = Field(description="normalisation, in [0, 1]")
+    fingerprint: str = Field(description="of the data it was trained on")
+    arch: str = Field("", description="detection head")
+    options: dict[str, Any] = Field({}, description="further arguments of the network")
+
+
+def build_model(
+    description: ModelDescription, pretrained: bool | str = False, **training: Any
+) -> ImageClassifier | ObjectDetector:
+    """The Lightning module that a description stands for, with fresh weights.
+
+    Args:
+        description: of the network.
+        pretrained: of the backbone; see `BackboneConfig`.
+        training: further arguments of the module: learning rate, optimizer, thresholds, …
+
+    Raises:
+        ModelError: the backbone is not known, or not fit for the task.
+    """
+    num_classes = len(description.classes)
+    arguments: dict[str, Any] = {**description.options, **training}
+    try:
+        if description.task == "classification":
+            backbone = BackboneConfig(description.backbone, pretrained=pretrained)
+            return ImageClassifier(backbone, num_classes, **arguments)
+        features = FeatureBackboneConfig(description.backbone, pretrained=pretrained)
+        return ObjectDetector(features, num_classes, description.arch, **arguments)
+    except ValueError as error:
+        raise ModelError(f"train.backbone: {error}") from None
+
+
+def save_model(folder: Path, description: ModelDescription, state: dict[str, Tensor]) -> None:
+    """Write weights and description, whole or not at all."""
+    with atomic_path(folder) as draft:
+        draft.mkdir()
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        save_file(tensors, draft / WEIGHTS)
+        write_json(draft / DESCRIPTION, description.model_dump(mode="json"))
+
+
+def load_model(
+    folder: Path, **arguments: Any
+) -> tuple[ImageClassifier | ObjectDetector, ModelDescription]:
+    """A trained model in evaluation mode, and its description.
+
+    Args:
+        folder: as `save_model` wrote it.
+        arguments: further arguments of the module, such as thresholds.
+
+    Raises:
+        ModelError: nothing there, or the two files do not fit each other.
+    """
+    folder = Path(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no trained model; run the train stage first")
+    try:
+        description = ModelDescription.model_validate(read_json(folder / DESCRIPTION))
+    except ValidationError as error:
+        raise ModelError(f"{folder / DESCRIPTION}: {error}") from None
+    model = build_model(description, **arguments)
+    try:
+        model.network.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise ModelError(f"{folder / WEIGHTS}: does not fit {DESCRIPTION}: {error}") from None
+    return model.eval(), description

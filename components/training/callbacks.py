@@ -1,0 +1,199 @@
+"""Lightning callbacks of the training run: EMA, best weights, curves, finite losses.
+
+Each keeps its state in the checkpoint, so that an interrupted training goes on as if it had not
+been.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from components.errors import TrainingError
+from components.files import atomic_path
+
+
+class _RampedEma(ModelEmaV3):
+    """timm's EMA whose decay ramps up as decay * (1 - exp(-n / tau)), so that early weights fade."""
+
+    def __init__(self, model: torch.nn.Module, decay: float, tau: float):
+        super().__init__(model, decay=decay)
+        self.tau = tau
+
+    def get_decay(self, step: int | None = None) -> float:
+        """Decay at a step (YOLOX's ramp, Ge et al. 2021, with its time constant as a setting)."""
+        return self.decay * (1 - math.exp(-(step or 0) / self.tau))
+
+
+class Ema(Callback):
+    """Keeps a moving average of the network and puts it in place while validating.
+
+    Args:
+        decay: share of the old average kept at each step.
+        tau: steps over which the decay ramps up.
+    """
+
+    def __init__(self, decay: float, tau: float = 20.0):
+        self.decay = decay
+        self.tau = tau
+        self._ema: _RampedEma | None = None
+        self._loaded: dict[str, Tensor] | None = None
+        self._own: dict[str, Tensor] | None = None
+        self._num_updates = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the network as it is, or from the checkpoint's average."""
+        self._ema = _RampedEma(pl_module.network, self.decay, self.tau)
+        if self._loaded is not None:
+            self._ema.module.load_state_dict(self._loaded)
+            self._loaded = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the step into the average."""
+        assert self._ema is not None
+        self._num_updates += 1
+        self._ema.update(pl_module.network, step=self._num_updates)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the average, not the last step."""
+        if self._ema is None:
+            return
+        self._own = {k: v.clone() for k, v in pl_module.network.state_dict().items()}
+        pl_module.network.load_state_dict(self._ema.module.state_dict())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the trained weights back."""
+        if self._own is not None:
+            pl_module.network.load_state_dict(self._own)
+            self._own = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, for the checkpoint."""
+        assert self._ema is not None
+        return {"average": self._ema.module.state_dict(), "num_updates": self._num_updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self._loaded = state_dict["average"]
+        self._num_updates = state_dict["num_updates"]
+
+
+class BestWeights(Callback):
+    """Writes the network whenever the monitored value is the best so far.
+
+    Put before `Ema` among the callbacks: the average is then still in place when this one looks.
+
+    Args:
+        path: `.safetensors` file.
+        monitor: a logged name; higher is better.
+    """
+
+    def __init__(self, path: Path, monitor: str):
+        self.path = path
+        self.monitor = monitor
+        self.best: float | None = None
+        self.best_epoch = 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, and write if better."""
+        if trainer.sanity_checking:
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        if self.best is None or value > self.best:
+            self.best, self.best_epoch = value, trainer.current_epoch + 1
+            if trainer.is_global_zero:
+                with atomic_path(self.path) as draft:
+                    state = pl_module.network.state_dict()
+                    save_file({k: v.contiguous() for k, v in state.items()}, draft)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and its weights: the file may run ahead of the checkpoint."""
+        weights = load_file(self.path) if self.path.exists() else {}
+        return {"best": self.best, "best_epoch": self.best_epoch, "weights": weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        if state_dict["weights"]:
+            with atomic_path(self.path) as draft:
+                save_file(state_dict["weights"], draft)
+
+
+class Curves(Callback):
+    """Collects a row of figures an epoch, and prints it as a line.
+
+    Args:
+        names: logged values to keep, as `{column: logged name}`.
+        on_epoch: called with each row.
+    """
+
+    def __init__(self, names: dict[str, str], on_epoch: Any = None):
+        self.names = names
+        self.on_epoch = on_epoch
+        self.rows: list[dict[str, float]] = []
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; draw this epoch's random numbers from its own seed."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the row. Validation has run by now."""
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
+        for column, name in self.names.items():
+            if name in trainer.callback_metrics:
+                row[column] = float(trainer.callback_metrics[name])
+        row["lr"] = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        self.rows.append(row)
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch")
+        seconds = time.perf_counter() - self._started
+        if trainer.is_global_zero:
+            print(  # noqa: T201 - the training's log line
+                f"epoch {row['epoch']}/{trainer.max_epochs}  {shown}  {seconds:.0f} s", flush=True
+            )
+            if self.on_epoch is not None:
+                self.on_epoch(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.rows = state_dict["rows"]
+
+
+class EpochSeed(Callback):
+    """Seeds torch anew at each epoch, so that a resumed training draws what it would have drawn."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Dropout and its kin draw from (seed, epoch)."""
+        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+
+
+class FiniteLoss(Callback):
+    """Stops a training whose loss is not a number any more."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the loss of the step."""
+        loss = outputs["loss"]
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {float(loss)} at epoch {trainer.current_epoch + 1}, step "
+                f"{batch_idx + 1}: lower train.lr, or raise train.warmup_epochs"
+            )
