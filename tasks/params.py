@@ -1,9 +1,9 @@
 """Read and check `params.yaml`: one section a stage, and a small `base` that all stages share.
 
-    python -m tasks.params                     check params.yaml
-    python -m tasks.params FILE                check another file
-    python -m tasks.params --schema            every key: type, default, meaning
-    python -m tasks.params --use FILE          check FILE and make it the new params.yaml
+python -m tasks.params                     check params.yaml
+python -m tasks.params FILE                check another file
+python -m tasks.params --schema            every key: type, default, meaning
+python -m tasks.params --use FILE          check FILE and make it the new params.yaml
 """
 
 from __future__ import annotations
@@ -157,8 +157,10 @@ def schema_lines(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[
         key = field.alias or name
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield f"\n{prefix}{key}: {field.description}" if not prefix else (
-                f"{prefix}{key}: {field.description}"
+            yield (
+                f"\n{prefix}{key}: {field.description}"
+                if not prefix
+                else (f"{prefix}{key}: {field.description}")
             )
             yield from schema_lines(inner, f"{prefix}{key}.")
             continue

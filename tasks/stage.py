@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.errors import TimmflowError
 from components.files import rounded, write_json
@@ -15,6 +15,7 @@ from tasks.layout import Layout
 from tasks.params import Params, load
 
 Figures = dict[str, Any]
+Item = TypeVar("Item")
 StageFunction = Callable[[Params, Layout], Figures]
 
 
@@ -42,8 +43,17 @@ def main(stage: str, description: str | None, run: StageFunction, argv: list[str
     except TimmflowError as error:
         print(f"error: {stage}: {error}", file=sys.stderr)
         return 1
-    print(f"{stage}: {headline(stage, figures)} ({time.perf_counter() - started:.1f} s)", flush=True)
+    print(
+        f"{stage}: {headline(stage, figures)} ({time.perf_counter() - started:.1f} s)", flush=True
+    )
     return 0
+
+
+def progress_bar(items: Iterable[Item], total: int, unit: str) -> Iterable[Item]:
+    """The items, with a progress bar where a person is watching and silence elsewhere."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, unit=f" {unit}", leave=False, disable=None)
 
 
 def headline(stage: str, figures: Figures) -> str:

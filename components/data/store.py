@@ -155,9 +155,7 @@ class PreparedStore:
         return height / original_height, width / original_width
 
 
-def write_index(
-    folder: Path, info: StoreInfo, index: pd.DataFrame, objects: pd.DataFrame
-) -> None:
+def write_index(folder: Path, info: StoreInfo, index: pd.DataFrame, objects: pd.DataFrame) -> None:
     """Write everything of a store but its pixels."""
     index.to_parquet(folder / "index.parquet", index=False)
     objects.to_parquet(folder / "objects.parquet", index=False)

@@ -69,9 +69,7 @@ def assign_points(
     answers = sides.amin(-1) > 0
     if center_sampling_radius > 0:
         reach = strides[:, None] * center_sampling_radius
-        off_center = torch.maximum(
-            (x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs()
-        )
+        off_center = torch.maximum((x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs())
         answers &= off_center < reach
     answers &= (farthest > ranges[:, :1]) & (farthest <= ranges[:, 1:])
     areas = (right - left) * (bottom - top)

@@ -34,9 +34,7 @@ def centerness(ltrb: Tensor) -> Tensor:
         ltrb: distances to the left, top, right and bottom side, [N, 4], positive.
     """
     horizontal, vertical = ltrb[:, [0, 2]], ltrb[:, [1, 3]]
-    ratio = (
-        horizontal.amin(1) / horizontal.amax(1) * (vertical.amin(1) / vertical.amax(1))
-    )
+    ratio = horizontal.amin(1) / horizontal.amax(1) * (vertical.amin(1) / vertical.amax(1))
     return torch.sqrt(ratio)
 
 

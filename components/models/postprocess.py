@@ -38,9 +38,7 @@ def nms_keep(
 
 
 @nms_keep.register_fake
-def _(
-    boxes_xyxy: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float
-) -> Tensor:
+def _(boxes_xyxy: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 

@@ -97,9 +97,7 @@ def lite0_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the lite0 package's tensors to timm's names; other state dicts pass unchanged."""
     if "_conv_stem.weight" not in state:
         return state
-    place = [
-        (stage, index) for stage, count in enumerate(_LITE0_STAGES) for index in range(count)
-    ]
+    place = [(stage, index) for stage, count in enumerate(_LITE0_STAGES) for index in range(count)]
     top = {
         "_conv_stem": "conv_stem",
         "_bn0": "bn1",

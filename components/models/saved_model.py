@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from components.data.loaders import normalize
 from components.errors import ModelError
+from components.evaluation.settings import EvaluateSettings
 from components.files import atomic_path, read_json, write_json
 from components.models.backbones import BackboneConfig, FeatureBackboneConfig
 from components.models.classifier import ImageClassifier
@@ -81,16 +84,63 @@ def load_model(
     Raises:
         ModelError: nothing there, or the two files do not fit each other.
     """
-    folder = Path(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder}: no trained model; run the train stage first")
-    try:
-        description = ModelDescription.model_validate(read_json(folder / DESCRIPTION))
-    except ValidationError as error:
-        raise ModelError(f"{folder / DESCRIPTION}: {error}") from None
+    description = _read_description(Path(folder))
     model = build_model(description, **arguments)
     try:
         model.network.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder / WEIGHTS}: does not fit {DESCRIPTION}: {error}") from None
     return model.eval(), description
+
+
+def _read_description(folder: Path) -> ModelDescription:
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no trained model; run the train stage first")
+    try:
+        return ModelDescription.model_validate(read_json(folder / DESCRIPTION))
+    except ValidationError as error:
+        raise ModelError(f"{folder / DESCRIPTION}: {error}") from None
+
+
+class InferenceModel(nn.Module):
+    """The whole way from an image's bytes to predictions; this is what is measured and exported.
+
+    Takes uint8 RGB [B, H, W, 3] of the model's size. Gives `(probabilities [B, C],)`, or padded
+    `(boxes [B, D, 4], scores [B, D], labels [B, D])`; see `select_detections`.
+    """
+
+    def __init__(self, model: ImageClassifier | ObjectDetector, description: ModelDescription):
+        super().__init__()
+        self.network = model.network
+        # Not registered as a submodule: its weights are the network's.
+        self._detections = model.detections if isinstance(model, ObjectDetector) else None
+        self.image_size = description.image_size
+        self.mean, self.std = description.mean, description.std
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Predictions; see the class."""
+        outputs = self.network(normalize(images.permute(0, 3, 1, 2), self.mean, self.std))
+        if self._detections is None:
+            return (outputs.float().softmax(dim=1),)
+        return self._detections(outputs, self.image_size)
+
+
+def load_for_inference(
+    folder: Path, settings: EvaluateSettings
+) -> tuple[InferenceModel, ModelDescription]:
+    """A trained model that turns images into predictions by these thresholds.
+
+    Raises:
+        ModelError: nothing there, or the files do not fit each other.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    thresholds = {}
+    if description.task == "detection":
+        thresholds = {
+            "score_thresh": settings.score_threshold,
+            "nms_thresh": settings.nms_threshold,
+            "max_detections_per_image": settings.max_detections,
+        }
+    model, _ = load_model(folder, **thresholds)
+    return InferenceModel(model, description).eval(), description

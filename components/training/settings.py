@@ -24,8 +24,11 @@ class DetectorSettings(Settings):
     fpn_channels: int = Field(96, ge=16, le=1024, multiple_of=16, description="feature pyramid")
     head_num_convs: int = Field(2, ge=0, le=8, description="convolutions of each head branch")
     center_sampling_radius: float = Field(
-        1.5, ge=0, le=10, description="positives lie within this many strides of a box's centre; "
-        "0 takes every point inside the box"
+        1.5,
+        ge=0,
+        le=10,
+        description="positives lie within this many strides of a box's centre; "
+        "0 takes every point inside the box",
     )
 
 

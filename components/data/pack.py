@@ -1,0 +1,166 @@
+"""Make a packed store: decode every image once, scale it, write it after the one before."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from components.contract.paths import resolve_inside
+from components.contract.pixels import load_rgb
+from components.contract.tables import Dataset
+from components.data.geometry import resized_shape, scale_image
+from components.data.settings import PreprocessSettings
+from components.data.splits import assign_splits
+from components.data.store import PreparedStore, StoreInfo, write_index
+from components.errors import DataError
+from components.files import atomic_path
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def pack(
+    dataset: Dataset,
+    raw_root: Path,
+    folder: Path,
+    settings: PreprocessSettings,
+    max_pixels: int,
+    max_bytes: int,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> PreparedStore:
+    """Write a packed store of a data set; it appears whole or not at all.
+
+    Args:
+        dataset: canonical tables.
+        raw_root: folder the tables' paths are relative to; only read.
+        folder: of the store.
+        settings: splits and size.
+        max_pixels, max_bytes: caps of a single image file.
+        progress: wraps the iteration over images, for a progress bar.
+
+    Raises:
+        DataError: an image that passed validation cannot be read any more, or has changed; or a
+            split is empty.
+    """
+    images = dataset.images.reset_index(drop=True)
+    splits, source = assign_splits(images, settings.val_fraction, settings.test_fraction)
+    resize: Any = "letterbox" if dataset.task == "detection" else "crop"
+
+    def prepare(row: Any) -> np.ndarray:
+        pixels = load_rgb(resolve_inside(raw_root, row.path), max_pixels, max_bytes)
+        height, width = pixels.shape[:2]
+        if (height, width) != (row.height, row.width):
+            raise DataError(
+                f"{row.path}: {width}x{height} pixels now, {row.width}x{row.height} when it was "
+                "validated; run the validate stage again"
+            )
+        size = settings.image_size
+        shape = resized_shape(height, width, size, resize, settings.crop_fraction)
+        return scale_image(pixels, shape)
+
+    with atomic_path(folder) as draft:
+        draft.mkdir()
+        places, offset = [], 0
+        moments = _PixelMoments()
+        with (draft / "images.bin").open("wb") as file:
+            rows = list(images.itertuples(index=False))
+            prepared = in_order(prepare, rows, settings.num_workers or os.cpu_count() or 1)
+            for pixels, split in zip(progress(prepared), splits, strict=True):
+                file.write(pixels.tobytes())
+                places.append((offset, *pixels.shape[:2]))
+                offset += pixels.size
+                if split == "train":
+                    moments.add(pixels)
+        index = images[["image_id", "path", "sha256"]].assign(split=splits)
+        index[["offset", "height", "width"]] = np.array(places, dtype=np.int64)
+        index["original_height"], index["original_width"] = images["height"], images["width"]
+
+        class_ids = {name: number for number, name in enumerate(dataset.classes)}
+        objects = dataset.objects.drop(columns=["object_id", "label"]).assign(
+            class_id=dataset.objects["label"].map(class_ids).astype("int64")
+        )
+        if dataset.task == "detection":
+            wanted = ["x", "y", "width", "height", "area", "is_crowd"]
+            objects = objects[["image_id", "class_id", *wanted]]
+        else:
+            objects = objects[["image_id", "class_id"]]
+        info = StoreInfo(
+            task=dataset.task,
+            classes=dataset.classes,
+            image_size=settings.image_size,
+            resize=resize,
+            crop_fraction=settings.crop_fraction,
+            fingerprint=dataset.fingerprint,
+            split_source=source,
+            statistics={
+                **moments.result(),
+                "objects_per_class": _counts(dataset, objects, index),
+            },
+        )
+        write_index(draft, info, index, objects)
+    return PreparedStore.open(folder)
+
+
+def _counts(
+    dataset: Dataset, objects: pd.DataFrame, index: pd.DataFrame
+) -> dict[str, dict[str, int]]:
+    """Number of objects by split and class name."""
+    split = objects["image_id"].map(index.set_index("image_id")["split"])
+    return {
+        name: {
+            label: int(((split == name) & (objects["class_id"] == number)).sum())
+            for number, label in enumerate(dataset.classes)
+        }
+        for name in ("train", "val", "test")
+    }
+
+
+class _PixelMoments:
+    """Mean and standard deviation of pixels, by channel, in [0, 1]."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = np.zeros(3)
+        self._squares = np.zeros(3)
+
+    def add(self, pixels: np.ndarray) -> None:
+        flat = pixels.reshape(-1, 3).astype(np.float64) / 255
+        self._count += len(flat)
+        self._sum += flat.sum(axis=0)
+        self._squares += (flat**2).sum(axis=0)
+
+    def result(self) -> dict[str, list[float]]:
+        mean = self._sum / max(1, self._count)
+        variance = self._squares / max(1, self._count) - mean**2
+        return {"pixel_mean": mean.tolist(), "pixel_std": np.sqrt(variance.clip(min=0)).tolist()}
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
+) -> Iterator[Result]:
+    """Map with threads, results in order, never more than a few of them waiting in memory.
+
+    Threads, because Pillow decodes and resizes without Python's lock.
+    """
+    waiting: deque[Future[Result]] = deque()
+    source = iter(items)
+    with ThreadPoolExecutor(num_workers) as pool:
+        try:
+            for item in itertools.islice(source, 4 * num_workers):
+                waiting.append(pool.submit(function, item))
+            while waiting:
+                result = waiting.popleft().result()
+                for item in itertools.islice(source, 1):
+                    waiting.append(pool.submit(function, item))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

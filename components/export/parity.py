@@ -1,0 +1,111 @@
+"""Is the ONNX file the model? Compared prediction by prediction on real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Outputs = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences found.
+
+    Attributes:
+        num_images: compared.
+        num_compared: probabilities or detections compared.
+        num_unmatched: detections of one side that the other has not.
+        max_score_difference: of what was matched.
+        min_iou: of matched boxes; 1 for classifiers.
+    """
+
+    num_images: int = 0
+    num_compared: int = 0
+    num_unmatched: int = 0
+    max_score_difference: float = 0.0
+    min_iou: float = 1.0
+
+    def __add__(self, other: Parity) -> Parity:
+        return Parity(
+            self.num_images + other.num_images,
+            self.num_compared + other.num_compared,
+            self.num_unmatched + other.num_unmatched,
+            max(self.max_score_difference, other.max_score_difference),
+            min(self.min_iou, other.min_iou),
+        )
+
+    def holds(self, score_tolerance: float) -> bool:
+        """Nothing unmatched, and no score further off than the tolerance."""
+        return self.num_unmatched == 0 and self.max_score_difference <= score_tolerance
+
+
+def compare_probabilities(ours: np.ndarray, theirs: np.ndarray) -> Parity:
+    """Class probabilities [B, C] of PyTorch and of the file."""
+    difference = float(np.abs(ours - theirs).max(initial=0.0))
+    # A NaN on either side must not pass as "no difference".
+    return Parity(len(ours), ours.size, 0, difference if np.isfinite(difference) else np.inf)
+
+
+def compare_detections(
+    ours: Outputs, theirs: Outputs, iou_tolerance: float, score_tolerance: float, threshold: float
+) -> Parity:
+    """Padded detections (boxes [B, D, 4], scores [B, D], labels [B, D]) of PyTorch and of the file.
+
+    A detection is matched by one of the same class with IoU of at least `iou_tolerance` and a score
+    within `score_tolerance`, one to one. One without a match is forgiven only where a score so near
+    to a cut that rounding decides may be there on one side alone: at the threshold, or at the end
+    of a list that is full.
+    """
+    total = Parity()
+    for boxes_a, scores_a, labels_a, boxes_b, scores_b, labels_b in zip(
+        *ours, *theirs, strict=True
+    ):
+        total += _compare_image(
+            (boxes_a, scores_a, labels_a),
+            (boxes_b, scores_b, labels_b),
+            iou_tolerance,
+            score_tolerance,
+            threshold,
+        )
+    return total
+
+
+def _compare_image(
+    ours: Outputs, theirs: Outputs, iou_tolerance: float, score_tolerance: float, threshold: float
+) -> Parity:
+    boxes_a, scores_a, labels_a = ours
+    boxes_b, scores_b, labels_b = theirs
+    if not (np.isfinite(boxes_b).all() and np.isfinite(scores_b).all()):
+        return Parity(1, 0, len(scores_b))
+    free = scores_b > 0
+    unmatched = 0
+    score_difference, min_iou, compared = 0.0, 1.0, 0
+    cut = max(threshold, scores_a[-1], scores_b[-1]) + score_tolerance
+    for box, score, label in zip(boxes_a, scores_a, labels_a, strict=True):
+        if score <= 0:
+            continue
+        compared += 1
+        overlap = iou_one_to_many(box, boxes_b)
+        fits = free & (labels_b == label) & (overlap >= iou_tolerance)
+        fits &= np.abs(scores_b - score) <= score_tolerance
+        if not fits.any():
+            unmatched += int(score > cut)
+            continue
+        partner = int(np.where(fits, overlap, -1).argmax())
+        free[partner] = False
+        score_difference = max(score_difference, float(abs(scores_b[partner] - score)))
+        min_iou = min(min_iou, float(overlap[partner]))
+    unmatched += int((scores_b[free] > cut).sum())
+    return Parity(1, compared, unmatched, score_difference, min_iou)
+
+
+def iou_one_to_many(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """IoU of a box xyxy [4] with boxes [N, 4], in float64: [N]."""
+    box, boxes = box.astype(np.float64), boxes.astype(np.float64)
+    low = np.maximum(box[:2], boxes[:, :2])
+    high = np.minimum(box[2:], boxes[:, 2:])
+    inter = (high - low).clip(min=0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    return inter / np.maximum(areas - inter, 1e-12)

@@ -1,0 +1,112 @@
+"""Run an exported model: the ONNX file is all that is needed. Imports neither torch nor timm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from components.data.geometry import to_input
+from components.errors import ModelError
+
+_NEEDED = ("task", "classes", "image_size", "resize", "crop_fraction")
+
+
+class OnnxPredictor:
+    """An exported model, ready to be shown images.
+
+    Args:
+        path: of the ONNX file.
+        num_threads: of ONNX Runtime; 0 takes one per core.
+
+    Attributes:
+        metadata: all that the file says of itself.
+        task: `classification` or `detection`.
+        classes: names by class id.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, or not one that timmflow exported.
+    """
+
+    def __init__(self, path: Path, num_threads: int = 0):
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"{path}: no such model file")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base but this
+            raise ModelError(f"{path}: not a model ONNX Runtime can run: {error}") from None
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        missing = [key for key in _NEEDED if key not in self.metadata]
+        if missing:
+            raise ModelError(
+                f"{path}: not exported by timmflow: metadata lacks {', '.join(missing)}"
+            )
+        self.task = self.metadata["task"]
+        self.classes: list[str] = json.loads(self.metadata["classes"])
+        height, width = json.loads(self.metadata["image_size"])
+        self.image_size: tuple[int, int] = (height, width)
+        self._resize: Any = self.metadata["resize"]
+        self._crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Raw outputs of the graph for uint8 images [B, H, W, 3] of the model's size."""
+        return tuple(self.session.run(None, {"images": images}))
+
+    def predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
+        """Predictions on images of any size.
+
+        Args:
+            images: uint8 RGB [H, W, 3] each, upright.
+
+        Returns:
+            For each image, classification: `probabilities` {class: p}, largest first; detection:
+            `detections` [{`label`, `score`, `box` [x1, y1, x2, y2] in the image's own pixels}],
+            strongest first.
+        """
+        if not images:
+            return []
+        inputs, scales = zip(
+            *(to_input(i, self.image_size, self._resize, self._crop_fraction) for i in images),
+            strict=True,
+        )
+        outputs = self.run(np.stack(inputs))
+        if self.task == "classification":
+            return [self._probabilities(row) for row in outputs[0]]
+        return [
+            {"detections": self._detections(image.shape[:2], scale, *rows)}
+            for image, scale, *rows in zip(images, scales, *outputs, strict=True)
+        ]
+
+    def _probabilities(self, row: np.ndarray) -> dict[str, Any]:
+        order = np.argsort(-row, kind="stable")
+        return {"probabilities": {self.classes[i]: round(float(row[i]), 6) for i in order}}
+
+    def _detections(
+        self,
+        shape: tuple[int, int],
+        scale: tuple[float, float],
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        labels: np.ndarray,
+    ) -> list[dict[str, Any]]:
+        (height, width), (scale_y, scale_x) = shape, scale
+        own = boxes / np.array([scale_x, scale_y, scale_x, scale_y])
+        own = own.clip(0, [width, height, width, height])
+        return [
+            {
+                "label": self.classes[int(label)],
+                "score": round(float(score), 6),
+                "box": [round(float(side), 2) for side in box],
+            }
+            for box, score, label in zip(own, scores, labels, strict=True)
+            if score > 0
+        ]

@@ -1,0 +1,117 @@
+"""Write a trained model as one ONNX file that needs nothing beside it.
+
+Input `images`: uint8 RGB [batch, height, width, 3], the image's own layout; normalisation is in the
+graph. Outputs: `probabilities` [batch, classes]; or `boxes` [batch, D, 4] xyxy in input pixels,
+`scores` [batch, D] falling and 0 where there is none, `labels` [batch, D] and -1 where there is
+none: decoding and non-maximum suppression are in the graph too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset18
+
+from components.errors import ExportError
+from components.files import atomic_path
+from components.models.saved_model import InferenceModel, ModelDescription
+
+DETECTION_OUTPUTS = ("boxes", "scores", "labels")
+CLASSIFICATION_OUTPUTS = ("probabilities",)
+
+
+def _onnx_nms_keep(
+    boxes_xyxy: Any, scores: Any, iou_threshold: float, score_threshold: float
+) -> Any:
+    """`timmflow::nms_keep` in ONNX, traced by the exporter: which candidates [B, K] survive."""
+    # NonMaxSuppression wants [B, classes, K] scores; classes were moved apart, so there is one.
+    one_class = opset18.Unsqueeze(scores, opset18.Constant(value_ints=[1]))
+    count = opset18.Shape(scores, start=1, end=2)
+    iou = opset18.Constant(value_float=iou_threshold)
+    floor = opset18.Constant(value_float=score_threshold)
+    selected = opset18.NonMaxSuppression(boxes_xyxy, one_class, count, iou, floor)
+    # Its rows are (image, class, candidate); mark them in a table of zeros.
+    places = opset18.Gather(selected, opset18.Constant(value_ints=[0, 2]), axis=1)
+    nothing = opset18.ConstantOfShape(opset18.Shape(scores))
+    ones = opset18.Expand(
+        opset18.Constant(value_floats=[1.0]), opset18.Shape(selected, start=0, end=1)
+    )
+    marks = opset18.ScatterND(nothing, places, ones)
+    return opset18.Greater(marks, opset18.Constant(value_float=0.5))
+
+
+def write_onnx(
+    model: InferenceModel,
+    description: ModelDescription,
+    path: Path,
+    opset: int = 18,
+    facts: dict[str, str] | None = None,
+) -> None:
+    """Export, add the metadata, check, and only then put the file in place.
+
+    Args:
+        model: in evaluation mode, on the CPU; its thresholds go into the graph.
+        description: of the model.
+        path: of the file.
+        opset: ONNX operator set.
+        facts: further metadata: git revision, licence, …
+
+    Raises:
+        ExportError: the exporter or ONNX's checker refuses the model.
+    """
+    height, width = description.image_size
+    # Two images, or the exporter would take a batch of one for a constant.
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    names = DETECTION_OUTPUTS if description.task == "detection" else CLASSIFICATION_OUTPUTS
+    with warnings.catch_warnings(), torch.no_grad(), atomic_path(path) as draft:
+        warnings.simplefilter("ignore")  # the exporter's own, about its internals
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                model,
+                (example,),
+                input_names=["images"],
+                output_names=list(names),
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                custom_translation_table={torch.ops.timmflow.nms_keep.default: _onnx_nms_keep},
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(
+                f"torch.onnx could not export {description.backbone}: {error}"
+            ) from None
+        assert program is not None
+        proto = program.model_proto
+        metadata = _metadata(description) | (facts or {})
+        onnx.helper.set_model_props(proto, metadata)
+        try:
+            onnx.checker.check_model(proto, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(f"ONNX's checker refuses the exported model: {error}") from None
+        onnx.save_model(proto, draft)
+
+
+def _metadata(description: ModelDescription) -> dict[str, str]:
+    return {
+        "producer": "timmflow",
+        "format_version": "1",
+        "task": description.task,
+        "classes": json.dumps(description.classes, ensure_ascii=False),
+        "image_size": json.dumps(description.image_size),
+        "color": "RGB uint8, height x width x channel",
+        "mean": json.dumps(description.mean),
+        "std": json.dumps(description.std),
+        "resize": description.resize,
+        "crop_fraction": json.dumps(description.crop_fraction),
+        "backbone": description.backbone,
+        "data_fingerprint": description.fingerprint,
+    }

@@ -1,0 +1,196 @@
+"""Measure the trained model: accuracy family or COCO numbers, curves, pictures of the worst mistakes.
+
+Reads `models/trained/` and `data/prepared/`; writes `metrics/evaluate.json`, small files in `plots/`
+and `reports/evaluation/`. Parameters: sections `base` and `evaluate`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.files import atomic_path, rounded, write_json
+from tasks.layout import Layout
+from tasks.params import Params
+from tasks.stage import Figures, main, progress_bar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from components.data.store import PreparedStore
+    from components.evaluation.detection import Predictions, TrueObjects
+
+
+def evaluate(params: Params, layout: Layout) -> Figures:
+    """Measure on the test split, or on val where there is none.
+
+    Returns:
+        The figures of `components.evaluation`, with `split` and `num_images`.
+
+    Raises:
+        ModelError, DataError: an earlier stage has not run, or the split asked for is empty.
+    """
+    from components.runtime import configure_torch
+
+    configure_torch(params.train.num_threads)
+
+    from components.data.store import PreparedStore
+
+    store = PreparedStore.open(layout.prepared)
+    split = store.evaluated_split(params.evaluate.split)
+    run = _evaluate_detector if store.info.task == "detection" else _evaluate_classifier
+    with atomic_path(layout.evaluation) as draft:
+        draft.mkdir()
+        return run(params, layout, store, split, draft)
+
+
+def _outputs(
+    params: Params, layout: Layout, store: PreparedStore, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    """Rows of a batch, and what the model gives for them."""
+    import numpy as np
+    import torch
+
+    from components.data.geometry import fit
+    from components.models.saved_model import load_for_inference
+
+    settings = params.evaluate
+    model, description = load_for_inference(layout.weights, settings)
+    batches = np.array_split(rows, -(-len(rows) // settings.batch_size))
+    for batch in progress_bar(batches, len(batches), "batches"):
+        images = np.stack(
+            [fit(store.image(r), description.image_size, description.resize) for r in batch]
+        )
+        with torch.inference_mode():
+            yield batch, tuple(output.numpy() for output in model(torch.from_numpy(images)))
+
+
+def _evaluate_classifier(
+    params: Params, layout: Layout, store: PreparedStore, split: str, folder: Path
+) -> Figures:
+    import numpy as np
+
+    from components.evaluation.classification import evaluate_classification
+    from components.evaluation.mistakes import describe_classification
+    from components.evaluation.pictures import draw_caption, save_jpeg
+    from components.evaluation.plots import write_classification_plots
+
+    settings, classes = params.evaluate, store.info.classes
+    rows = store.rows(split)
+    probabilities = np.concatenate([out for _, (out,) in _outputs(params, layout, store, rows)])
+    targets = np.array([store.label(row) for row in rows])
+    result = evaluate_classification(
+        probabilities,
+        targets,
+        classes,
+        split=split,
+        bootstrap=settings.bootstrap,
+        seed=params.base.seed,
+    )
+    write_classification_plots(layout.plots, result, targets, classes)
+    pictures = []
+    for number, mistake in enumerate(result.mistakes[: settings.num_mistakes]):
+        row = rows[mistake.index]
+        picture = draw_caption(
+            store.image(row),
+            (classes[mistake.predicted], mistake.confidence),
+            (classes[mistake.target], mistake.target_probability),
+        )
+        name = f"mistake_{number:02d}.jpg"
+        save_jpeg(folder / name, picture)
+        pictures.append(_mistake(name, store, row, *describe_classification(mistake, classes)))
+    _write_details(folder, result.details, pictures)
+    return result.figures
+
+
+def _evaluate_detector(
+    params: Params, layout: Layout, store: PreparedStore, split: str, folder: Path
+) -> Figures:
+    from components.evaluation.detection import evaluate_detection
+    from components.evaluation.mistakes import describe_detection, mistake_boxes
+    from components.evaluation.pictures import draw_boxes, save_jpeg
+    from components.evaluation.plots import write_detection_plots
+
+    settings, classes = params.evaluate, store.info.classes
+    rows = store.rows(split)
+    image_ids = store.index["image_id"].to_numpy()
+    truth = true_objects(store, rows)
+    predictions = predicted_objects(store, _outputs(params, layout, store, rows))
+    result = evaluate_detection(
+        truth,
+        predictions,
+        image_ids[rows],
+        classes,
+        split=split,
+        bootstrap=settings.bootstrap,
+        seed=params.base.seed,
+    )
+    write_detection_plots(layout.plots, result)
+    row_of = {int(image_ids[row]): row for row in rows}
+    pictures = []
+    for number, mistake in enumerate(result.mistakes[: settings.num_mistakes]):
+        row = row_of[mistake.image_id]
+        boxes = mistake_boxes(mistake, truth, predictions, classes)
+        picture = draw_boxes(store.image(row), [box.scaled(*store.scale(row)) for box in boxes])
+        name = f"mistake_{number:02d}.jpg"
+        save_jpeg(folder / name, picture)
+        pictures.append(
+            _mistake(name, store, row, *describe_detection(mistake, truth, predictions, classes))
+        )
+    _write_details(folder, result.details, pictures)
+    return result.figures
+
+
+def true_objects(store: PreparedStore, rows: np.ndarray) -> TrueObjects:
+    """The objects of some images, in original pixels, crowds too."""
+    from components.evaluation.detection import TrueObjects
+
+    image_ids = store.index["image_id"].to_numpy()[rows]
+    table = store.objects[store.objects["image_id"].isin(image_ids)]
+    return TrueObjects(
+        table["image_id"].to_numpy(),
+        table["class_id"].to_numpy(),
+        table[["x", "y", "width", "height"]].to_numpy(),
+        table["area"].to_numpy(),
+        table["is_crowd"].to_numpy(),
+    )
+
+
+def predicted_objects(
+    store: PreparedStore, outputs: Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]
+) -> Predictions:
+    """Detections of batches of rows, from input pixels to original pixels, clipped to the image."""
+    import numpy as np
+
+    from components.evaluation.detection import Predictions
+
+    image_ids = store.index["image_id"].to_numpy()
+    originals = store.index[["original_width", "original_height"]].to_numpy(np.float64)
+    found: list[tuple[Any, ...]] = []
+    for rows, (boxes, scores, labels) in outputs:
+        for row, image_boxes, image_scores, image_labels in zip(
+            rows, boxes, scores, labels, strict=True
+        ):
+            present = image_scores > 0
+            scale_y, scale_x = store.scale(row)
+            corners = image_boxes[present] / np.array([scale_x, scale_y, scale_x, scale_y])
+            corners = corners.clip(0, np.tile(originals[row], 2))
+            xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+            ids = np.full(len(xywh), image_ids[row])
+            found.append((ids, image_labels[present], image_scores[present], xywh))
+    return Predictions(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _mistake(name: str, store: PreparedStore, row: int, title: str, detail: str) -> dict[str, str]:
+    path = store.index["path"].iloc[row]
+    return {"picture": name, "path": path, "title": title, "detail": detail}
+
+
+def _write_details(folder: Path, details: dict[str, Any], pictures: list[dict[str, str]]) -> None:
+    write_json(folder / "details.json", rounded({**details, "mistakes": pictures}))
+
+
+if __name__ == "__main__":
+    sys.exit(main("evaluate", __doc__, evaluate, None))

@@ -1,0 +1,148 @@
+"""Train a classifier or a detector on the prepared data and keep its best weights.
+
+Reads `data/prepared/`; writes `models/trained/` (weights and the settings that rebuild the model) and
+`plots/train.csv`. A training that was interrupted goes on where it stopped. Parameters: sections
+`base` and `train`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.files import sha256, write_text
+from tasks.layout import Layout
+from tasks.params import Params
+from tasks.stage import Figures, main
+
+if TYPE_CHECKING:
+    from components.data.store import StoreInfo
+    from components.models.saved_model import ModelDescription
+    from components.training.settings import TrainSettings
+
+
+def train(params: Params, layout: Layout) -> Figures:
+    """Fit and save.
+
+    Returns:
+        `num_epochs`, `best_epoch`, `monitor`, `best`, `train_loss`, `val_loss` (of the best epoch),
+        `seconds`, `num_parameters`.
+
+    Raises:
+        ModelError: the backbone is not known or its weights cannot be had.
+        TrainingError: the loss is not finite, or nothing was learnt.
+    """
+    from components.runtime import configure_torch
+
+    settings = params.train
+    configure_torch(settings.num_threads, params.base.seed)
+
+    from components.data.loaders import PreparedDataModule
+    from components.data.store import PreparedStore
+    from components.models.backbones import count_parameters
+    from components.models.saved_model import build_model, save_model
+    from components.training.fit import fit
+
+    store = PreparedStore.open(layout.prepared)
+    description = describe(store.info, settings)
+    module = build_model(
+        description,
+        settings.pretrained,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        optimizer=settings.optimizer,
+        scheduler=settings.scheduler,
+        scheduler_kwargs={"warmup_epochs": settings.warmup_epochs},
+        backbone_lr_scale=settings.backbone_lr_scale,
+        **(
+            {"label_smoothing": settings.classifier.label_smoothing} if not description.arch else {}
+        ),
+    )
+    data = PreparedDataModule(
+        store,
+        settings.batch_size,
+        description.mean,
+        description.std,
+        settings.augment,
+        params.base.seed,
+        settings.num_workers,
+    )
+    result = fit(
+        module, data, settings, params.base.seed, layout.resume / resume_key(params, layout)
+    )
+    save_model(layout.weights, description, result.state)
+    columns = sorted({name for row in result.rows for name in row} - {"epoch"})
+    lines = [",".join(["epoch", *columns])]
+    lines += [
+        ",".join([str(row["epoch"]), *(f"{row.get(name, float('nan')):.6g}" for name in columns)])
+        for row in result.rows
+    ]
+    write_text(layout.plots / "train.csv", "\n".join(lines) + "\n")
+    best = result.rows[result.best_epoch - 1]
+    return {
+        "num_epochs": len(result.rows),
+        "best_epoch": result.best_epoch,
+        "monitor": result.monitor,
+        "best": result.best,
+        "train_loss": best["train_loss"],
+        "val_loss": best["val_loss"],
+        "seconds": result.seconds,
+        "num_parameters": count_parameters(module, trainable_only=False),
+    }
+
+
+def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
+    """The network that these settings stand for on this data."""
+    from components.models.backbones import normalization
+    from components.models.saved_model import ModelDescription
+
+    mean, std = normalization(settings.backbone)
+    if info.task == "detection":
+        detector = settings.detector
+        arch, options = (
+            detector.arch,
+            {
+                "fpn_channels": detector.fpn_channels,
+                "head_num_convs": detector.head_num_convs,
+                "center_sampling_radius": detector.center_sampling_radius,
+            },
+        )
+    else:
+        arch, options = "", {"head_dropout": settings.classifier.head_dropout}
+    return ModelDescription(
+        task=info.task,
+        backbone=settings.backbone,
+        classes=info.classes,
+        image_size=info.image_size,
+        resize=info.resize,
+        crop_fraction=info.crop_fraction,
+        mean=mean,
+        std=std,
+        fingerprint=info.fingerprint,
+        arch=arch,
+        options=options,
+    )
+
+
+def resume_key(params: Params, layout: Layout) -> str:
+    """Names the resume folder: a hash of parameters, data and code.
+
+    A checkpoint of other parameters, data or code must never be taken up: it would be "resumed" with
+    nothing left to do.
+    """
+    digest = hashlib.sha256()
+    for section in (params.base, params.train):
+        digest.update(section.model_dump_json().encode())
+    for file in sorted(layout.prepared.glob("*")):
+        digest.update(sha256(file).encode())
+    code = Path(__file__).parents[1]
+    for file in sorted([*code.glob("components/**/*.py"), *code.glob("tasks/train.py")]):
+        digest.update(json.dumps([file.relative_to(code).as_posix(), sha256(file)]).encode())
+    return digest.hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    sys.exit(main("train", __doc__, train, None))
