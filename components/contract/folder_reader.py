@@ -62,7 +62,9 @@ def read_folder(root: Path, classes: Sequence[str] | None) -> Reading:
     """
     reading = Reading(root, "folder", "classification")
     splits = split_folders(root)
-    levels = [(f"{name}/", split) for name, split in sorted(splits.items())] or [("", None)]
+    levels: list[tuple[str, str | None]] = [("", None)]
+    if splits:
+        levels = [(f"{name}/", split) for name, split in sorted(splits.items())]
     reading.splits = set(splits.values())
     if splits:
         for name in _folders(root):
