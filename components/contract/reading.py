@@ -1,0 +1,86 @@
+"""What a reader hands over: the raw data set as found, and what is wrong with its annotations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.contract.tables import Task
+from components.validation.findings import Finding
+
+# How data sets name their splits, and how the canonical tables do.
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels, top left origin
+
+
+@dataclass(slots=True)
+class RawImage:
+    """An image that the data names.
+
+    Args:
+        path: relative to the data root, `/` separated; known to lie inside it.
+        split: `train`, `val`, `test` or None.
+        size: width and height that the annotations declare, in pixels; None where they do not.
+        where: the row or folder that names it, for messages.
+    """
+
+    path: str
+    split: str | None
+    size: tuple[float, float] | None
+    where: str
+
+
+@dataclass(slots=True)
+class RawObject:
+    """A label or a box that the data gives to an image; its numbers are as found.
+
+    Args:
+        image: position of its image in `Reading.images`.
+        label: a name in `Reading.classes`.
+        box: None for classification.
+        area: pixels; None where the data gives none.
+        is_crowd: whether the box stands for a group.
+        where: the row or file that names it, for messages.
+    """
+
+    image: int
+    label: str
+    box: Box | None
+    area: float | None
+    is_crowd: bool
+    where: str
+
+
+@dataclass
+class Reading:
+    """All a reader found.
+
+    Args:
+        root: the data root.
+        format: `folder` or `coco`.
+        task: what the data is read for.
+        classes: class names in the model's order.
+        images: in the order of their paths.
+        objects: in the order of the data.
+        splits: the splits that the data names, even if they hold no image.
+        findings: what is wrong with the annotations; such rows are not in `images` and `objects`.
+    """
+
+    root: Path
+    format: str
+    task: Task
+    classes: tuple[str, ...] = ()
+    images: list[RawImage] = field(default_factory=list)
+    objects: list[RawObject] = field(default_factory=list)
+    splits: set[str] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+
+    def sort(self) -> None:
+        """Put images in the order of their paths, so that ids do not depend on the file system."""
+        order = sorted(range(len(self.images)), key=lambda index: self.images[index].path)
+        place = {old: new for new, old in enumerate(order)}
+        self.images = [self.images[index] for index in order]
+        for item in self.objects:
+            item.image = place[item.image]
+        self.objects.sort(key=lambda item: item.image)

@@ -1,0 +1,247 @@
+"""The canonical tables: what every reader produces and every later stage starts from.
+
+Their columns are described in `docs/architecture.md` and checked here with pandera.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from components.errors import DataError
+from components.files import atomic_path, read_json
+
+if TYPE_CHECKING:
+    import pandera.pandas as pa
+
+Task = Literal["classification", "detection"]
+SPLITS = ("train", "val", "test")
+
+_BOX_COLUMNS = ("x", "y", "width", "height", "area")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A validated data set.
+
+    Args:
+        images: one row an image; `image_id` counts from 0.
+        objects: one row a label (classification) or a box (detection); `object_id` counts from 0.
+        classes: class names; a class id is its position.
+        task: `classification` or `detection`.
+        format: what it was read from: `folder`, `coco`.
+    """
+
+    images: pd.DataFrame
+    objects: pd.DataFrame
+    classes: tuple[str, ...]
+    task: Task
+    format: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of the tables and the class list, in hexadecimal.
+
+        It does not depend on how the tables are stored, nor on the order of their columns.
+        """
+        digest = hashlib.sha256(json.dumps([self.task, list(self.classes)]).encode())
+        for table in (self.images, self.objects):
+            text = table[sorted(table.columns)].to_csv(
+                index=False, na_rep="\\N", lineterminator="\n"
+            )
+            digest.update(text.encode())
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """Check the tables against their schemas, and against each other.
+
+        Raises:
+            DataError: names the table, the column, the rule and the first values that break it.
+        """
+        _check_table("images", self.images, images_schema())
+        _check_table("objects", self.objects, objects_schema(self.task))
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise DataError(f"classes: {list(self.classes)} is empty or names a class twice")
+        strangers = set(self.objects["label"]) - set(self.classes)
+        if strangers:
+            raise DataError(f"objects.label: {sorted(strangers)[:5]} are not among the classes")
+        if not self.objects["image_id"].isin(self.images["image_id"]).all():
+            raise DataError("objects.image_id: some are not among the images")
+
+    def save(self, folder: Path) -> None:
+        """Write the two tables as parquet and `dataset.json`; the same data gives the same bytes.
+
+        The folder appears whole or not at all.
+
+        Raises:
+            DataError: the tables break their schemas.
+        """
+        self.check()
+        about = {
+            "task": self.task,
+            "format": self.format,
+            "classes": list(self.classes),
+            "fingerprint": self.fingerprint,
+        }
+        with atomic_path(folder) as draft:
+            draft.mkdir()
+            _write_parquet(draft / "images.parquet", self.images)
+            _write_parquet(draft / "objects.parquet", self.objects)
+            text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+            (draft / "dataset.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Dataset:
+        """Read what `save` wrote, and check it.
+
+        Raises:
+            DataError: a file is missing or broken, or the tables break their schemas.
+        """
+        folder = Path(folder)
+        about = read_json(folder / "dataset.json")
+        try:
+            dataset = cls(
+                images=_read_parquet(folder / "images.parquet"),
+                objects=_read_parquet(folder / "objects.parquet"),
+                classes=tuple(about["classes"]),
+                task=about["task"],
+                format=about["format"],
+            )
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{folder / 'dataset.json'}: lacks {error}") from None
+        dataset.check()
+        return dataset
+
+
+@cache
+def images_schema() -> pa.DataFrameSchema:
+    """What `images` must look like; further columns are the user's and may be there."""
+    import pandera.pandas as pa
+
+    return pa.DataFrameSchema(
+        {
+            "image_id": pa.Column("int64", [pa.Check.ge(0), _counts_up()], unique=True),
+            "path": pa.Column(str, pa.Check.str_length(min_value=1), unique=True),
+            "width": pa.Column("int64", pa.Check.ge(1)),
+            "height": pa.Column("int64", pa.Check.ge(1)),
+            "sha256": pa.Column(str, pa.Check.str_matches(r"^[0-9a-f]{64}$")),
+            "phash": pa.Column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),
+            "group": pa.Column(str, nullable=True),
+            "split": pa.Column(str, pa.Check.isin(SPLITS), nullable=True),
+        }
+    )
+
+
+@cache
+def objects_schema(task: Task) -> pa.DataFrameSchema:
+    """What `objects` must look like for a task."""
+    import pandera.pandas as pa
+
+    columns = {
+        "object_id": pa.Column("int64", [pa.Check.ge(0), _counts_up()], unique=True),
+        "image_id": pa.Column("int64", pa.Check.ge(0)),
+        "label": pa.Column(str, pa.Check.str_length(min_value=1)),
+    }
+    if task == "detection":
+        finite = pa.Check.in_range(-1e9, 1e9)
+        positive = pa.Check.in_range(0, 1e9, include_min=False)
+        columns |= {
+            "x": pa.Column("float64", finite),
+            "y": pa.Column("float64", finite),
+            "width": pa.Column("float64", positive),
+            "height": pa.Column("float64", positive),
+            "area": pa.Column("float64", pa.Check.in_range(0, 1e18)),
+            "is_crowd": pa.Column("bool"),
+        }
+    return pa.DataFrameSchema(columns, strict=True)
+
+
+def _counts_up() -> pa.Check:
+    import pandera.pandas as pa
+
+    return pa.Check(
+        lambda ids: bool((ids.to_numpy() == range(len(ids))).all()) if len(ids) else True,
+        error="counts up from 0",
+    )
+
+
+def _check_table(name: str, table: pd.DataFrame, schema: pa.DataFrameSchema) -> None:
+    from pandera.errors import SchemaErrors
+
+    try:
+        schema.validate(table, lazy=True)
+    except SchemaErrors as failure:
+        cases = failure.failure_cases
+        lines = [
+            f"  {name}.{case.column or case.failure_case}: {case.check} (is {case.failure_case!r})"
+            for case in cases.head(5).itertuples()
+        ]
+        more = f"\n  and {len(cases) - 5} more" if len(cases) > 5 else ""
+        raise DataError(
+            f"table {name!r} breaks the data contract:\n" + "\n".join(lines) + more
+        ) from None
+
+
+def _write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Parquet without pandas' metadata, which names versions, and with text columns always text."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    stored = arrow.Table.from_pandas(table, preserve_index=False)
+    fields = [
+        # A column of nulls only has no type of its own; large strings are a whim of pandas.
+        field.with_type(arrow.string())
+        if arrow.types.is_null(field.type) or arrow.types.is_large_string(field.type)
+        else field
+        for field in stored.schema
+    ]
+    stored = stored.cast(arrow.schema(fields)).replace_schema_metadata(None)
+    parquet.write_table(stored, path, compression="zstd")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        with path.open("rb") as file:
+            return parquet.read_table(file).to_pandas()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, arrow.ArrowInvalid) as error:
+        raise DataError(f"{path}: not a parquet file: {error}") from None
+
+
+def build(
+    images: list[dict[str, Any]], objects: list[dict[str, Any]], task: Task
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables with the canonical columns and types from rows.
+
+    Args:
+        images: one dict an image, without `image_id`; `group` and `split` may lack.
+        objects: one dict an object, without `object_id`, with `image_id` as position in `images`.
+        task: decides the columns of `objects`.
+
+    Returns:
+        The tables `images` and `objects`, ids counting from 0.
+    """
+    texts = ["path", "sha256", "phash", "group", "split"]
+    image_table = pd.DataFrame(
+        images, columns=["path", "width", "height", "sha256", "phash", "group", "split"]
+    )
+    image_table.insert(0, "image_id", range(len(images)))
+    image_table = image_table.astype(
+        {"image_id": "int64", "width": "int64", "height": "int64"} | dict.fromkeys(texts, "str")
+    )
+    types = {"object_id": "int64", "image_id": "int64", "label": "str"}
+    if task == "detection":
+        types |= dict.fromkeys(_BOX_COLUMNS, "float64") | {"is_crowd": "bool"}
+    object_table = pd.DataFrame(objects, columns=[*types][1:])
+    object_table.insert(0, "object_id", range(len(objects)))
+    return image_table, object_table.astype(types)

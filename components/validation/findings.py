@@ -1,0 +1,88 @@
+"""One thing that is wrong, or odd, about raw data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+
+_LONGEST = 300  # characters of any text that comes from the data
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One violation of one check. Findings sort by severity, check, place.
+
+    Make them with `error` or `warning`, which turn any value into short text that can be printed.
+
+    Args:
+        severity: `error` stops the pipeline; `warning` is reported only.
+        check: name of the rule, lower case with hyphens.
+        where: the file, or the row inside an annotation file.
+        message: what is wrong, in a sentence.
+        value: the value seen, as text; empty where there is none.
+        allowed: what would be accepted.
+    """
+
+    severity: Severity
+    check: str
+    where: str
+    message: str
+    value: str = ""
+    allowed: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """The form it has in `reports/validation.json`."""
+        return {
+            "check": self.check,
+            "severity": self.severity,
+            "where": self.where,
+            "message": self.message,
+            "value": self.value,
+            "allowed": self.allowed,
+        }
+
+    def __str__(self) -> str:
+        seen = f" (is {self.value})" if self.value else ""
+        return f"{self.where}: {self.message}{seen}" if self.where else f"{self.message}{seen}"
+
+
+def error(check: str, where: str, message: str, value: Any = "", allowed: str = "") -> Finding:
+    """A finding that stops the pipeline."""
+    return Finding("error", check, shown(where), shown(message), shown(value), shown(allowed))
+
+
+def warning(check: str, where: str, message: str, value: Any = "", allowed: str = "") -> Finding:
+    """A finding that is reported only."""
+    return Finding("warning", check, shown(where), shown(message), shown(value), shown(allowed))
+
+
+def count(findings: Iterable[Finding], severity: Severity) -> int:
+    """How many findings have this severity."""
+    return sum(finding.severity == severity for finding in findings)
+
+
+def shown(value: Any) -> str:
+    """Any value as short text of one line that can be encoded, printed and put into JSON."""
+    if isinstance(value, str):
+        text = value[: _LONGEST + 1]
+    elif isinstance(value, float) and math.isfinite(value):
+        text = f"{value:.6g}"
+    elif isinstance(value, list | tuple):
+        more = ", …" if len(value) > 8 else ""
+        text = f"[{', '.join(shown(item) for item in value[:8])}{more}]"
+    elif isinstance(value, dict):
+        text = f"an object with {len(value)} keys"
+    elif isinstance(value, int) and value.bit_length() > 256:
+        text = "a very large number"  # str() of a huge integer is slow, or refused
+    else:
+        text = str(value)
+    # Lone surrogates cannot be written as UTF-8; control characters would break lines apart.
+    text = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

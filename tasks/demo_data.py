@@ -1,0 +1,50 @@
+"""Build the embedded data sets: handwritten digits, no download.
+
+    python -m tasks.demo_data                  both
+    python -m tasks.demo_data detection        data/digits-detection: scenes, COCO JSON
+    python -m tasks.demo_data classification   data/digits-classification: a folder per digit
+
+Does nothing where they are there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from components.errors import TimmflowError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.demo_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "which", nargs="?", default="all", choices=("detection", "classification", "all")
+    )
+    parser.add_argument("--root", default="data", type=Path, help="where the folders go")
+    args = parser.parse_args(argv)
+    from components import digits
+
+    builders = {
+        "detection": digits.build_detection,
+        "classification": digits.build_classification,
+    }
+    for name, build in builders.items():
+        if args.which in (name, "all"):
+            folder = args.root / f"digits-{name}"
+            try:
+                built = build(folder)
+            except TimmflowError as error:
+                print(f"error: demo_data: {error}", file=sys.stderr)
+                return 1
+            print(f"{folder}: {'built' if built else 'there already'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Read the raw data, check all of it, and write the canonical tables.
+
+Reads the folder `base.data`, which is never written to. Writes `reports/validation.json` and
+`reports/validation.html` in any case, and `data/tables/` if there is no error. Parameters: sections
+`base` and `validate`; `python -m tasks.params --schema` lists them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from components.errors import DataError
+from components.files import write_json, write_text
+from tasks.layout import Layout
+from tasks.params import Params
+from tasks.stage import Figures, main
+
+_NAMED = 5  # findings that the error message shows
+
+
+def validate(params: Params, layout: Layout) -> Figures:
+    """Check the raw data and turn it into the canonical tables.
+
+    Returns:
+        `num_images`, `num_objects`, `num_classes`, `num_errors` (0), `num_warnings`.
+
+    Raises:
+        DataError: the data cannot be read at all; or there are error-level findings, the first few
+            of which it names. The report is then written, the tables are not.
+    """
+    from components.contract.readers import read_dataset
+    from components.validation.page import render
+    from components.validation.run import validate_reading
+
+    base, settings = params.base, params.validate_
+    reading = read_dataset(layout.root / base.data, settings.format, base.task, base.classes)
+    result = validate_reading(reading, settings)
+    write_json(layout.validation, result.report())
+    write_text(layout.validation_page, render(result, base.data))
+    errors = [finding for finding in result.findings if finding.severity == "error"]
+    if errors:
+        lines = [f"  {finding}" for finding in errors[:_NAMED]]
+        if len(errors) > _NAMED:
+            lines.append(f"  and {len(errors) - _NAMED} more")
+        plural = "s" if len(errors) > 1 else ""
+        raise DataError(
+            f"base.data = {base.data}: {len(errors)} error{plural} in the data\n"
+            + "\n".join(lines)
+            + f"\n  all findings: {layout.validation_page}"
+        )
+    assert result.dataset is not None
+    result.dataset.save(layout.tables)
+    return {
+        "num_images": len(result.dataset.images),
+        "num_objects": len(result.dataset.objects),
+        "num_classes": len(result.dataset.classes),
+        "num_errors": 0,
+        "num_warnings": len(result.findings),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main("validate", __doc__, validate, None))
