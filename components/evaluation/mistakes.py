@@ -29,8 +29,8 @@ def describe_detection(
     classes: Sequence[str],
 ) -> tuple[str, str]:
     """Title and detail of one image's mistakes."""
-    false = _counts((classes[predictions.class_id[i]] for i in mistake.false_rows))
-    missed = _counts((classes[truth.class_id[i]] for i in mistake.missed_rows))
+    false = _counts(classes[predictions.class_id[i]] for i in mistake.false_rows)
+    missed = _counts(classes[truth.class_id[i]] for i in mistake.missed_rows)
     title = f"{len(mistake.false_rows)} false, {len(mistake.missed_rows)} missed"
     parts = [f"{word}: {names}" for word, names in (("false", false), ("missed", missed)) if names]
     return title, "; ".join([*parts, f"{len(mistake.correct_rows)} found"])
