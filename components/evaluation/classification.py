@@ -1,0 +1,316 @@
+"""The accuracy family: figures of a classifier from the probabilities it gave.
+
+Shapes: N images, C classes, R resamples, K cells of the confusion matrix that are not empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
+
+from components.errors import DataError
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
+Interval = tuple[float, float]
+
+# The metric that decides, and the one `metrics/evaluate.json` gives an interval of.
+MAIN_METRIC = "accuracy"
+
+# Numbers held at once while resampling: keeps the bootstrap below about 100 MB.
+_CHUNK_NUMBERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class ClassificationMistake:
+    """An image whose most probable class is not its own.
+
+    Args:
+        index: row of `probabilities`.
+        target: id of the true class.
+        predicted: id of the most probable class.
+        confidence: probability of `predicted`.
+        target_probability: probability of `target`.
+    """
+
+    index: int
+    target: int
+    predicted: int
+    confidence: float
+    target_probability: float
+
+
+@dataclass(frozen=True)
+class ClassificationResult:
+    """All that is known about a classifier on one split.
+
+    Args:
+        figures: flat, for `metrics/evaluate.json`.
+        details: for `reports/evaluation/details.json`; `mistakes` stays empty
+            until pictures are drawn.
+        predicted: [N] id of the most probable class.
+        mistakes: every mistake, the most confident first.
+    """
+
+    figures: dict[str, Any]
+    details: dict[str, Any]
+    predicted: NDArray[np.int64]
+    mistakes: tuple[ClassificationMistake, ...]
+
+
+def evaluate_classification(
+    probabilities: Floats,
+    targets: Integers,
+    classes: Sequence[str],
+    *,
+    split: str,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> ClassificationResult:
+    """Measure a single-label classifier.
+
+    Args:
+        probabilities: [N, C], rows that sum to 1.
+        targets: [N] ids of the true classes, 0 … C-1.
+        classes: the C names, in the order of the ids.
+        split: name of the images measured, for the record.
+        bootstrap: resamples for the 95 % intervals; 0 for none.
+        seed: of the resampling.
+
+    Raises:
+        DataError: there is no image.
+        ValueError: the arrays do not fit each other or hold something that is no probability.
+    """
+    probabilities, targets = _checked(probabilities, targets, len(classes))
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    confusion = confusion_counts(predicted, targets, len(classes))
+    bins = calibration_bins(confidence, predicted == targets)
+
+    headline = {
+        "accuracy": float((predicted == targets).mean()),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+        "log_loss": log_loss(probabilities, targets),
+        "ece": expected_calibration_error(bins),
+    }
+    if len(classes) > 5:
+        headline["top_5_accuracy"] = float(
+            top_k_accuracy_score(targets, probabilities, k=5, labels=np.arange(len(classes)))
+        )
+    intervals = bootstrap_intervals(confusion, bootstrap, seed)
+    figures: dict[str, Any] = {"split": split, "num_images": len(targets), **headline}
+    if MAIN_METRIC in intervals:
+        figures[f"{MAIN_METRIC}_low"], figures[f"{MAIN_METRIC}_high"] = intervals[MAIN_METRIC]
+    details = {
+        "task": "classification",
+        "split": split,
+        "num_images": len(targets),
+        "classes": list(classes),
+        "headline": headline,
+        "intervals": {name: list(interval) for name, interval in intervals.items()},
+        "per_class": per_class_figures(predicted, targets, classes),
+        "confusion": confusion.tolist(),
+        "calibration": bins,
+        "mistakes": [],
+    }
+    return ClassificationResult(
+        figures, details, predicted, most_confident_mistakes(probabilities, targets)
+    )
+
+
+def _checked(
+    probabilities: Floats, targets: Integers, num_classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    targets = np.asarray(targets)
+    if targets.ndim != 1 or probabilities.shape != (len(targets), num_classes):
+        raise ValueError(
+            f"probabilities {probabilities.shape} must be [N, C] for targets {targets.shape} "
+            f"and {num_classes} classes"
+        )
+    if len(targets) == 0:
+        raise DataError("no image to measure on: the split is empty")
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(f"targets must be class ids (integers), not {targets.dtype}")
+    if targets.min() < 0 or targets.max() >= num_classes:
+        raise ValueError(f"targets must lie in 0 … {num_classes - 1}")
+    sums = probabilities.sum(axis=1, keepdims=True)
+    # Half precision softmax is off by up to about 1e-3; logits are off by far more.
+    if not (
+        np.isfinite(sums).all() and (probabilities >= 0).all() and np.allclose(sums, 1, 0, 1e-2)
+    ):
+        raise ValueError("probabilities must be finite, not negative, and sum to 1 in every row")
+    return probabilities / sums, targets.astype(np.int64)
+
+
+def confusion_counts(predicted: Integers, targets: Integers, num_classes: int) -> NDArray[np.int64]:
+    """[C, C] numbers of images: rows are the actual classes, columns the predicted ones."""
+    cells = np.asarray(targets, dtype=np.int64) * num_classes + predicted
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def balanced_accuracy(confusion: Integers) -> float:
+    """Mean recall over the classes that have images. `confusion`: [C, C] counts."""
+    support = confusion.sum(axis=1)
+    present = support > 0
+    return float((confusion.diagonal()[present] / support[present]).mean())
+
+
+def macro_f1(confusion: Integers) -> float:
+    """Mean F1 over the classes that have images or were predicted. `confusion`: [C, C] counts."""
+    either = confusion.sum(axis=0) + confusion.sum(axis=1)
+    return float((2 * confusion.diagonal()[either > 0] / either[either > 0]).mean())
+
+
+def log_loss(probabilities: Floats, targets: Integers) -> float:
+    """Mean of -ln(probability of the true class), in nats; probabilities below 2e-16 count as that.
+
+    Args:
+        probabilities: [N, C].
+        targets: [N] class ids.
+    """
+    of_target = np.asarray(probabilities, dtype=np.float64)[np.arange(len(targets)), targets]
+    tiny = np.finfo(np.float64).eps
+    return float(-np.log(of_target.clip(tiny, 1 - tiny)).mean())
+
+
+def calibration_bins(
+    confidence: Floats, correct: NDArray[np.bool_], num_bins: int = 15
+) -> list[dict[str, Any]]:
+    """Bins of equal width over the confidence, empty ones left out.
+
+    Args:
+        confidence: [N] probability of the predicted class.
+        correct: [N] whether it was right.
+        num_bins: 15 as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
+
+    Returns:
+        One entry a bin: mean `confidence`, `accuracy`, and `count` of images.
+    """
+    # A bin holds its upper edge and not its lower one; a confidence of 0 cannot be a maximum.
+    edges = np.linspace(0, 1, num_bins + 1)
+    bin_of = np.searchsorted(edges[1:-1], confidence, side="left")
+    count = np.bincount(bin_of, minlength=num_bins)
+    confidence_sum = np.bincount(bin_of, weights=confidence, minlength=num_bins)
+    correct_sum = np.bincount(bin_of, weights=correct, minlength=num_bins)
+    return [
+        {
+            "confidence": float(confidence_sum[i] / count[i]),
+            "accuracy": float(correct_sum[i] / count[i]),
+            "count": int(count[i]),
+        }
+        for i in np.flatnonzero(count)
+    ]
+
+
+def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
+    """Distance of confidence from accuracy, mean over `calibration_bins` by images; 0 … 1."""
+    total = sum(item["count"] for item in bins)
+    return sum(item["count"] / total * abs(item["confidence"] - item["accuracy"]) for item in bins)
+
+
+def per_class_figures(
+    predicted: Integers, targets: Integers, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class, and how many images it has; 0 where undefined."""
+    precision, recall, f1, support = precision_recall_fscore_support(
+        targets, predicted, labels=np.arange(len(classes)), zero_division=0
+    )
+    return [
+        {
+            "class": name,
+            "num_images": int(support[i]),
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+        }
+        for i, name in enumerate(classes)
+    ]
+
+
+def bootstrap_intervals(confusion: Integers, num_resamples: int, seed: int) -> dict[str, Interval]:
+    """95 % intervals of `accuracy`, `balanced_accuracy` and `macro_f1` by bootstrap over images.
+
+    Drawing N images with replacement and counting them is drawing the confusion matrix from a
+    multinomial distribution over its cells, so no image is drawn one by one.
+
+    Args:
+        confusion: [C, C] counts.
+        num_resamples: R; with 0 there is no interval.
+        seed: the same seed gives the same intervals.
+
+    Returns:
+        Name to (low, high): the 2.5 % and 97.5 % quantiles of the resamples.
+    """
+    if num_resamples == 0:
+        return {}
+    num_classes = len(confusion)
+    actual, predicted = np.nonzero(confusion)
+    total = int(confusion.sum())
+    shares = confusion[actual, predicted] / total
+    one = np.ones(len(actual))
+    cells = np.arange(len(actual))
+    shape = (len(actual), num_classes)
+    to_actual = sparse.csr_array((one, (cells, actual)), shape=shape)
+    to_predicted = sparse.csr_array((one, (cells, predicted)), shape=shape)
+    right = (actual == predicted).astype(np.float64)
+    to_right = sparse.csr_array((right, (cells, actual)), shape=shape)
+
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_NUMBERS // max(len(actual), num_classes))
+    values: dict[str, list[Floats]] = {"accuracy": [], "balanced_accuracy": [], "macro_f1": []}
+    for start in range(0, num_resamples, chunk):
+        counts = rng.multinomial(total, shares, size=min(chunk, num_resamples - start))
+        drawn = counts.astype(np.float64)  # [R, K]
+        num_actual = drawn @ to_actual  # [R, C]
+        num_right = drawn @ to_right
+        num_either = num_actual + drawn @ to_predicted
+        values["accuracy"].append(num_right.sum(axis=1) / total)
+        values["balanced_accuracy"].append(_mean_where(num_right, num_actual))
+        values["macro_f1"].append(_mean_where(2 * num_right, num_either))
+    return {name: percentile_interval(np.concatenate(parts)) for name, parts in values.items()}
+
+
+def _mean_where(numerator: Floats, denominator: Floats) -> Floats:
+    """[R] mean of numerator / denominator over the columns whose denominator is not 0."""
+    present = denominator > 0
+    ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=present)
+    return ratio.sum(axis=1) / present.sum(axis=1)
+
+
+def percentile_interval(values: Floats) -> Interval:
+    """The 2.5 % and 97.5 % quantiles of `values` [R]."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def most_confident_mistakes(
+    probabilities: Floats, targets: Integers
+) -> tuple[ClassificationMistake, ...]:
+    """Every wrongly classified image, the most confident mistake first, ties by row.
+
+    Args:
+        probabilities: [N, C].
+        targets: [N] class ids.
+    """
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != targets)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    return tuple(
+        ClassificationMistake(
+            index=int(i),
+            target=int(targets[i]),
+            predicted=int(predicted[i]),
+            confidence=float(confidence[i]),
+            target_probability=float(probabilities[i, targets[i]]),
+        )
+        for i in order
+    )

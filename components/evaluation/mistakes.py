@@ -1,0 +1,71 @@
+"""Words and boxes for pictures of mistakes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from components.evaluation.classification import ClassificationMistake
+from components.evaluation.detection import DetectionMistake, Predictions, TrueObjects
+from components.evaluation.pictures import Box, Kind
+
+
+def describe_classification(
+    mistake: ClassificationMistake, classes: Sequence[str]
+) -> tuple[str, str]:
+    """Title and detail of one mistake."""
+    title = f"{classes[mistake.target]} taken for {classes[mistake.predicted]}"
+    detail = (
+        f"{100 * mistake.confidence:.1f} % sure; "
+        f"{100 * mistake.target_probability:.1f} % for {classes[mistake.target]}"
+    )
+    return title, detail
+
+
+def describe_detection(
+    mistake: DetectionMistake,
+    truth: TrueObjects,
+    predictions: Predictions,
+    classes: Sequence[str],
+) -> tuple[str, str]:
+    """Title and detail of one image's mistakes."""
+    false = _counts(classes[predictions.class_id[i]] for i in mistake.false_rows)
+    missed = _counts(classes[truth.class_id[i]] for i in mistake.missed_rows)
+    title = f"{len(mistake.false_rows)} false, {len(mistake.missed_rows)} missed"
+    parts = [f"{word}: {names}" for word, names in (("false", false), ("missed", missed)) if names]
+    return title, "; ".join([*parts, f"{len(mistake.correct_rows)} found"])
+
+
+def _counts(names: Iterable[str]) -> str:
+    """`3 RBC, Platelets`, the most frequent first."""
+    counted = Counter(names).most_common()
+    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in counted)
+
+
+def mistake_boxes(
+    mistake: DetectionMistake,
+    truth: TrueObjects,
+    predictions: Predictions,
+    classes: Sequence[str],
+) -> list[Box]:
+    """Boxes to draw: missed objects, false detections, and what was found (without labels)."""
+    boxes = [
+        Box(_xywh(truth.boxes_xywh[i]), classes[truth.class_id[i]], None, "missed")
+        for i in mistake.missed_rows
+    ]
+    groups: tuple[tuple[Kind, tuple[int, ...]], ...] = (
+        ("correct", mistake.correct_rows),
+        ("false", mistake.false_rows),
+    )
+    for kind, rows in groups:
+        for i in rows:
+            wrong = kind == "false"
+            label = classes[predictions.class_id[i]] if wrong else ""
+            score = float(predictions.score[i]) if wrong else None
+            boxes.append(Box(_xywh(predictions.boxes_xywh[i]), label, score, kind))
+    return boxes
+
+
+def _xywh(row: Iterable[float]) -> tuple[float, float, float, float]:
+    x, y, width, height = (float(value) for value in row)
+    return x, y, width, height

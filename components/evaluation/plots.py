@@ -1,0 +1,72 @@
+"""Small CSV files for `dvc plots`: confusion, precision and recall, calibration."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.evaluation.classification import ClassificationResult, Integers
+from components.evaluation.detection import DetectionResult
+from components.files import write_text
+
+CONFUSION = "confusion.csv"
+PRECISION_RECALL = "precision_recall.csv"
+CALIBRATION = "calibration.csv"
+
+
+def write_classification_plots(
+    folder: Path, result: ClassificationResult, targets: Integers, classes: Sequence[str]
+) -> None:
+    """Write the plots of a classifier; `precision_recall.csv` gets its header only.
+
+    DVC wants every declared file of a stage, whatever the task.
+
+    Args:
+        folder: `plots/`.
+        result: of `evaluate_classification`.
+        targets: [N] the class ids it was given.
+        classes: the C names.
+    """
+    pairs = zip(targets, result.predicted, strict=True)
+    rows = ((classes[actual], classes[predicted]) for actual, predicted in pairs)
+    _write(folder / CONFUSION, ("actual", "predicted"), rows)
+    _write_calibration(folder, result.details["calibration"])
+    _write(folder / PRECISION_RECALL, ("class", "recall", "precision"), ())
+
+
+def write_detection_plots(folder: Path, result: DetectionResult) -> None:
+    """Write the plots of a detector; `confusion.csv` and `calibration.csv` get their header only.
+
+    Args:
+        folder: `plots/`.
+        result: of `evaluate_detection`.
+    """
+    curves = result.details["precision_recall"]
+    rows = (
+        (name, _text(recall), _text(precision))
+        for name, points in curves.items()
+        for recall, precision in points
+    )
+    _write(folder / PRECISION_RECALL, ("class", "recall", "precision"), rows)
+    _write(folder / CONFUSION, ("actual", "predicted"), ())
+    _write_calibration(folder, ())
+
+
+def _write_calibration(folder: Path, bins: Iterable[dict[str, Any]]) -> None:
+    rows = ((_text(b["confidence"]), _text(b["accuracy"]), b["count"]) for b in bins)
+    _write(folder / CALIBRATION, ("confidence", "accuracy", "count"), rows)
+
+
+def _text(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,65 @@
+"""What the page is made from; `tasks/report.py` gathers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The code of the run.
+
+    Args:
+        commit: full hash.
+        branch: its name; empty when no branch is checked out.
+        changed: paths that differ from the commit, outputs of the stages left out.
+    """
+
+    commit: str
+    branch: str = ""
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the page shows.
+
+    Args:
+        title: the page's headline.
+        made_at: when the page was made, for people.
+        task: `classification` or `detection`.
+        figures: stage to its `metrics/<stage>.json`.
+        evaluation: `reports/evaluation/details.json`.
+        pictures: name to bytes of the pictures the evaluation names.
+        validation: `reports/validation.json`.
+        dataset: `data/tables/dataset.json`.
+        prepared: `data/prepared/dataset.json`.
+        images_per_split: split to number of images.
+        per_class_and_split: class to split to number of images (classification) or objects.
+        curves: rows of `plots/train.csv`; empty when there is none.
+        parameters: (dotted key, value) of the parameter file.
+        versions: package to version.
+        machine: name of a fact to its value.
+        model_sha256: of the ONNX file; empty when there is none.
+        revision: None when the folder is no git repository.
+    """
+
+    title: str
+    made_at: str
+    task: str
+    figures: Mapping[str, Mapping[str, Any]]
+    evaluation: Mapping[str, Any]
+    pictures: Mapping[str, bytes]
+    validation: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    prepared: Mapping[str, Any]
+    images_per_split: Mapping[str, int]
+    per_class_and_split: Mapping[str, Mapping[str, int]]
+    curves: Sequence[Mapping[str, float]] = ()
+    parameters: Sequence[tuple[str, Any]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+    model_sha256: str = ""
+    revision: Revision | None = None
