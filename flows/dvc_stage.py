@@ -30,7 +30,7 @@ class StageResult:
 
     Args:
         stage: its name.
-        outcome: `ran`; `restored`, from DVC's cache of earlier runs; `skipped`, nothing had changed.
+        outcome: `ran`; `restored`, from DVC's cache; `skipped`, as nothing had changed.
         seconds: wall clock, DVC's own time included.
     """
 

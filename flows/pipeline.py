@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import os
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,11 +59,13 @@ class StageRow:
     headline: str
 
     def __str__(self) -> str:
-        return f"{self.stage:<11} {self.outcome:<9} {self.seconds:>7.1f} s  {self.headline}"
+        return (
+            f"{self.stage:<11} {self.outcome:<9} {self.seconds:>7.1f} s  {self.headline}".rstrip()
+        )
 
 
 class Watcher:
-    """What the terminal shows of a flow. Prefect's own log goes to the server, whatever its level."""
+    """What the terminal shows of a flow; independent of the level of Prefect's log."""
 
     def line(self, text: str) -> None:
         """A line that a stage printed."""
@@ -95,8 +96,7 @@ def stage_task(
         result = run_stage(stage, root, on_line=on_line, force=force, env=env, lock=lock)
     except StageFailed as error:
         # A state and not an exception: a traceback through Prefect would bury the message.
-        row = StageRow(stage, "failed", error.seconds, error.reason.partition("\n")[0])
-        watching.row(row)
+        watching.row(_failed_row(error))
         return Failed(message=str(error), data=error)
     row = StageRow(stage, result.outcome, time.perf_counter() - started, _headline(stage, root))
     logger.info("%s", row)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +18,7 @@ from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES, Layout
 
 if TYPE_CHECKING:
+    from flows.ephemeral_server import EphemeralServer
     from flows.pipeline import StageRow
 
 EPILOG = """\
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quiet", action="store_true", help="one line a stage")
-    parser.add_argument("--root", type=Path, default=Path("."), help="the repository's root")
+    parser.add_argument("--root", type=Path, default=Path(), help="the repository's root")
     parser.add_argument("--force", action="store_true", help="run stages even if nothing changed")
     parser.add_argument(
         "--stages",
@@ -85,16 +87,7 @@ def _run(args: argparse.Namespace) -> int:
     with workspace_lock(root):
         pass
     _quiet_prefect()
-    server = None
-    if not _names_a_server():
-        from flows.ephemeral_server import EphemeralServer
-
-        server = EphemeralServer(root / ".dvc" / "tmp" / "timmflow-server.log")
-        # Not a `with`: Prefect sends the last of its logs and events when the interpreter exits.
-        # Exit functions run in reverse order, so this one, registered before Prefect's, is last.
-        atexit.register(server.stop)
-        os.environ["PREFECT_API_URL"] = server.url
-    # Prefect reads its settings now.
+    server = _start_server(root)
     from prefect.client.orchestration import get_client
 
     from flows.pipeline import Watcher, pipeline, watcher
@@ -105,7 +98,9 @@ def _run(args: argparse.Namespace) -> int:
                 print(text, flush=True)
 
         def row(self, row: StageRow) -> None:
-            print(row, flush=True)
+            # Why a stage failed is said once, in full, at the end or in the lines above.
+            failed = row.outcome == "failed"
+            print(replace(row, headline="") if failed else row, flush=True)
 
     if server is not None:
         server.wait()
@@ -149,10 +144,24 @@ def _quiet_prefect() -> None:
         os.environ.setdefault(name, value)
 
 
-def _names_a_server() -> bool:
-    """Whether the environment or a Prefect profile gives the address of a server."""
+def _start_server(root: Path) -> EphemeralServer | None:
+    """Start a server, unless the environment or a Prefect profile gives the address of one."""
     if os.environ.get("PREFECT_API_URL"):
-        return True
+        return None
+    from flows.ephemeral_server import EphemeralServer
+
+    # Started before it is known to be needed: only Prefect can tell, and importing it takes as long
+    # as the server takes for its own imports. Where there is a profile it is stopped unused.
+    server = EphemeralServer(root / ".dvc" / "tmp" / "timmflow-server.log")
+    # Not a `with`: Prefect sends the last of its logs and events when the interpreter exits. Exit
+    # functions run in reverse order, so this one, registered before Prefect's, is last.
+    atexit.register(server.stop)
+    from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    return get_current_settings().api.url is not None
+    if get_current_settings().api.url is not None:
+        server.stop()
+        return None
+    os.environ["PREFECT_API_URL"] = server.url
+    refresh_global_settings_context()
+    return server
