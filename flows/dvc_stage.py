@@ -1,0 +1,157 @@
+"""Run one DVC stage as a command, with its output as it comes, and tell what became of it.
+
+DVC's maintainers promise stability for the command line only, its locks do not keep two threads of
+one process apart, and a command can be killed. Hence a subprocess, under a `process_guard`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flows.flow_errors import StageFailed
+from flows.process_guard import GuardedProcess
+
+Outcome = Literal["ran", "restored", "skipped"]
+
+# Lines kept for the message of a failure that has no line of its own.
+NUM_LAST_LINES = 15
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage went.
+
+    Args:
+        stage: its name.
+        outcome: `ran`; `restored`, from DVC's cache; `skipped`, as nothing had changed.
+        seconds: wall clock, DVC's own time included.
+    """
+
+    stage: str
+    outcome: Outcome
+    seconds: float
+
+
+def run_stage(
+    stage: str,
+    root: Path,
+    *,
+    on_line: Callable[[str], None],
+    force: bool = False,
+    env: Mapping[str, str] | None = None,
+    lock: int | None = None,
+) -> StageResult:
+    """`dvc repro -s <stage>` in the repository `root`.
+
+    Whatever ends this call early (Ctrl-C, a cancelled flow run) ends every process of the stage
+    first. If the calling process is killed they end too, a few seconds later.
+
+    Args:
+        stage: a stage of `dvc.yaml`.
+        root: the repository's root.
+        on_line: called with each line of output, without its end, as it is written.
+        force: run it even if nothing has changed.
+        env: variables on top of this process's environment.
+        lock: descriptor of the workspace lock, held until the stage's last process has gone.
+
+    Raises:
+        StageFailed: the stage or DVC ended with an error.
+    """
+    started = time.perf_counter()
+    command = [
+        sys.executable,
+        "-m",
+        "dvc",
+        "repro",
+        "--single-item",
+        *(["--force"] if force else []),
+    ]
+    output = StageOutput(stage)
+    process = GuardedProcess(
+        [*command, stage],
+        cwd=Path(root),
+        env=stage_environment(env),
+        keep_open=[] if lock is None else [lock],
+    )
+    try:
+        for line in process.lines:
+            line = line.rstrip("\n")
+            output.add(line)
+            on_line(line)
+        status = process.wait()
+    finally:
+        # Every way out, KeyboardInterrupt and Prefect's TerminationSignal included.
+        process.stop()
+    seconds = time.perf_counter() - started
+    if status != 0:
+        raise StageFailed(stage, output.reason(status), seconds)
+    return StageResult(stage, output.outcome, seconds)
+
+
+def stage_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment, made fit for a stage.
+
+    `python` in `dvc.yaml` becomes this interpreter; output is not held back in buffers.
+    """
+    # Not resolved: in a virtual environment the link's place is what selects the environment.
+    here = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", os.defpath)
+    return {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONUNBUFFERED": "1",
+        **(extra or {}),
+        "PATH": f"{here}{os.pathsep}{path}",
+    }
+
+
+class StageOutput:
+    """Reads the outcome, and the reason of a failure, from the lines DVC and the stage print."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        # DVC says "didn't change" for a stage and is silent about some that never run (frozen).
+        self.outcome: Outcome = "skipped"
+        self._last: deque[str] = deque(maxlen=NUM_LAST_LINES)
+        self._error: list[str] = []
+        self._dvc_error: list[str] = []
+        self._open: list[str] | None = None
+
+    def add(self, line: str) -> None:
+        """Take the next line."""
+        if line == f"Running stage '{self.stage}':":
+            self.outcome = "ran"
+        elif line.startswith(f"Stage '{self.stage}' is cached - skipping run"):
+            self.outcome = "restored"
+        # A message may have several lines; it goes on until DVC has the word again.
+        if line.startswith("error: "):
+            self._error = self._open = []
+        elif line.startswith("ERROR: "):
+            self._open = None if self._dvc_error else self._dvc_error
+        elif not line.strip():
+            self._open = None
+        if self._open is not None:
+            self._open.append(line)
+        if line.strip() and not line.startswith(("Running stage ", "> ", "ERROR: failed to repro")):
+            self._last.append(line)
+
+    def reason(self, status: int) -> str:
+        """Why it failed, in the words of whoever failed: the stage itself, or else DVC."""
+        if self._error:
+            text = "\n".join(self._error).removeprefix("error: ")
+            return text.removeprefix(f"{self.stage}: ")
+        if self.outcome == "ran" and self._last:
+            return "ended with an error; its last lines:\n" + "\n".join(
+                f"  {line}" for line in self._last
+            )
+        if self._dvc_error:
+            return "\n".join(self._dvc_error).removeprefix("ERROR: ")
+        said = "".join(f"\n  {line}" for line in self._last)
+        return f"dvc ended with status {status}" + (f":{said}" if said else "")

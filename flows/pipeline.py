@@ -1,0 +1,198 @@
+"""The pipeline as a Prefect flow: one task a stage, each of them `dvc repro -s <stage>`.
+
+    python -m flows.pipeline                the command; `--help` says more
+    flows/pipeline.py:pipeline              the entrypoint for a deployment
+
+DVC decides what has to run and records what ran. The flow adds what DVC does not have: a schedule,
+logs and outcomes to look at from elsewhere, and an end to everything when it is cancelled.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    # Help has to answer before Prefect is imported (two seconds), and Prefect reads its settings
+    # when it is imported. The flow must be defined in an importable module, not in `__main__`.
+    from flows.pipeline_command import main
+
+    raise SystemExit(main())
+
+import os
+import time
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Failed
+
+from components.errors import DataError
+from components.files import read_json
+from flows.dvc_stage import run_stage
+from flows.flow_errors import FlowError, StageFailed
+from flows.workspace_lock import workspace_lock
+from tasks.layout import STAGES, Layout
+from tasks.stage import headline
+
+StageName = Literal["validate", "preprocess", "train", "evaluate", "export", "report"]
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """What became of one stage.
+
+    Args:
+        stage: its name.
+        outcome: `ran`, `restored` (from DVC's cache), `skipped` (nothing had changed), `failed`, or
+            `not reached`.
+        seconds: wall clock.
+        headline: its figures in a few words, or why it failed.
+    """
+
+    stage: str
+    outcome: Literal["ran", "restored", "skipped", "failed", "not reached"]
+    seconds: float
+    headline: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stage:<11} {self.outcome:<9} {self.seconds:>7.1f} s  {self.headline}".rstrip()
+        )
+
+
+class Watcher:
+    """What the terminal shows of a flow; independent of the level of Prefect's log."""
+
+    def line(self, text: str) -> None:
+        """A line that a stage printed."""
+
+    def row(self, row: StageRow) -> None:
+        """A stage has ended."""
+
+
+watcher: ContextVar[Watcher] = ContextVar("watcher")
+"""Set by the command; a flow run by a worker has none."""
+
+
+@task(cache_policy=NO_CACHE, retries=0, persist_result=False)
+def stage_task(
+    stage: str, root: Path, force: bool, env: dict[str, str], lock: int
+) -> StageRow | State[Any]:
+    """Run one stage. DVC caches, so Prefect must not; and a stage that failed would fail again."""
+    logger = get_run_logger()
+    watching = watcher.get(Watcher())
+
+    def on_line(line: str) -> None:
+        if line.strip():
+            logger.info("%s", line)
+        watching.line(line)
+
+    started = time.perf_counter()
+    try:
+        result = run_stage(stage, root, on_line=on_line, force=force, env=env, lock=lock)
+    except StageFailed as error:
+        # A state and not an exception: a traceback through Prefect would bury the message.
+        watching.row(_failed_row(error))
+        return Failed(message=str(error), data=error)
+    row = StageRow(stage, result.outcome, time.perf_counter() - started, _headline(stage, root))
+    logger.info("%s", row)
+    watching.row(row)
+    return row
+
+
+def _headline(stage: str, root: Path) -> str:
+    """The stage's figures in a few words; never a reason to fail after the work is done."""
+    try:
+        figures = read_json(Layout(root).metrics(stage))
+    except DataError:
+        return ""
+    try:
+        return headline(stage, figures)
+    except (KeyError, TypeError, ValueError):
+        # Figures of another version of the code, restored from the cache.
+        return ", ".join(f"{name} {value}" for name, value in list(figures.items())[:3])
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(
+    root: str = ".", force: bool = False, stages: list[StageName] | None = None
+) -> list[dict[str, Any]] | State[Any]:
+    """Run the stages in their order; the first that fails ends the flow.
+
+    Args:
+        root: the repository's root.
+        force: run stages even if nothing has changed.
+        stages: only these; all of them when left out.
+
+    Returns:
+        A row a stage: stage, outcome, seconds, headline. When a stage fails, a failed state that
+        holds the `StageFailed`.
+    """
+    place = Path(root).resolve()
+    wanted = [stage for stage in STAGES if stages is None or stage in stages]
+    # W&B shows the stages of one run as one group.
+    name = flow_run.name or "pipeline"
+    env = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or name}
+    rows: list[StageRow] = []
+    try:
+        with workspace_lock(place) as lock:
+            for stage in wanted:
+                run = stage_task.with_options(name=stage, task_run_name=stage)
+                state: State[Any] = run(stage, place, force, env, lock, return_state=True)
+                result = state.result(raise_on_failure=False)
+                if isinstance(result, StageFailed):
+                    rows.append(_failed_row(result))
+                    break
+                rows.append(state.result())
+    except FlowError as error:
+        return Failed(message=str(error), data=error)
+    finished = len(rows)
+    rows += [StageRow(stage, "not reached", 0.0, "") for stage in wanted[finished:]]
+    publish(rows, place)
+    if isinstance(result, StageFailed):
+        return Failed(message=str(result), data=result)
+    return [asdict(row) for row in rows]
+
+
+def _failed_row(error: StageFailed) -> StageRow:
+    return StageRow(error.stage, "failed", error.seconds, error.reason)
+
+
+def publish(rows: list[StageRow], root: Path) -> None:
+    """The outcomes as a table, and the metrics as a page, for Prefect's interface."""
+    create_table_artifact(
+        key="pipeline-outcomes",
+        table=[{**asdict(row), "seconds": round(row.seconds, 1)} for row in rows],
+        description="What became of each stage.",
+    )
+    create_markdown_artifact(
+        key="pipeline-metrics",
+        markdown=metrics_markdown(rows, root),
+        description="What each stage measured.",
+    )
+
+
+def metrics_markdown(rows: list[StageRow], root: Path) -> str:
+    """The figures of the stages that ended well: a heading and a table each."""
+    parts = []
+    for row in rows:
+        if row.outcome in ("failed", "not reached"):
+            text = row.headline.replace("\n", "\n    ")
+            parts.append(f"## {row.stage}\n\n{row.outcome}\n" + (f"\n    {text}\n" if text else ""))
+            continue
+        try:
+            figures = read_json(Layout(root).metrics(row.stage))
+        except DataError:
+            figures = {}
+        lines = [f"| {name} | {_shown(value)} |" for name, value in figures.items()]
+        table = "\n".join(["| figure | value |", "|---|---:|", *lines, ""]) if lines else ""
+        parts.append(f"## {row.stage}\n\n{row.outcome}; {row.headline}\n\n{table}")
+    return "\n".join(parts)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}".replace("|", "\\|")

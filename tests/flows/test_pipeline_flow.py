@@ -1,0 +1,170 @@
+"""The flow itself, in this process, against a real server."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from typing import Any
+
+import pytest
+from toy_repository import Toy
+
+from flows.flow_errors import FlowError, StageFailed
+from flows.workspace_lock import workspace_lock
+from tasks.layout import STAGES
+
+
+@pytest.fixture
+def server(prefect_server: str) -> Any:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def run_id(state: Any) -> Any:
+    return state.state_details.flow_run_id
+
+
+def artifacts(server: Any, flow_run_id: Any) -> dict[str, Any]:
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+    found = server.read_artifacts(artifact_filter=only)
+    return {artifact.key: artifact.data for artifact in found}
+
+
+def task_states(server: Any, toy: Toy, flow_run_id: Any, number: int) -> dict[str, str]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    states: dict[str, str] = {}
+
+    def recorded() -> bool:
+        # Prefect records task states a moment later than it has them.
+        runs = server.read_task_runs(flow_run_filter=only)
+        states.update({run.name: run.state_name for run in runs})
+        return len(states) == number and not {"Running", "Pending"} & set(states.values())
+
+    toy.wait_until(recorded)
+    return states
+
+
+def logged(server: Any, flow_run_id: Any) -> list[str]:
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.client.schemas.sorting import LogSort
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler.flush()
+    only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    return [log.message for log in server.read_logs(only, sort=LogSort.TIMESTAMP_ASC, limit=200)]
+
+
+def test_a_whole_run_is_visible(toy: Toy, server: Any) -> None:
+    from flows.pipeline import pipeline
+
+    state = pipeline(str(toy.root), return_state=True)
+    rows = state.result()
+    assert [(row["stage"], row["outcome"]) for row in rows] == [(name, "ran") for name in STAGES]
+    assert rows[2]["headline"] == "best epoch 9 of 10, val/map 0.712"
+    expected = dict.fromkeys(STAGES, "Completed")
+    assert task_states(server, toy, run_id(state), 6) == expected
+    found = artifacts(server, run_id(state))
+    table = json.loads(found["pipeline-outcomes"])
+    assert [row["outcome"] for row in table] == ["ran"] * 6
+    assert "## evaluate" in found["pipeline-metrics"]
+    assert "| map_50 | 0.8 |" in found["pipeline-metrics"]
+    messages = logged(server, run_id(state))
+    assert "working on train" in messages
+    # The stages' lines stand between the lines of the flow, in their order.
+    assert messages.index("working on validate") < messages.index("working on report")
+
+    rows = pipeline(str(toy.root), stages=["train", "validate"])
+    assert [(row["stage"], row["outcome"]) for row in rows] == [
+        ("validate", "skipped"),
+        ("train", "skipped"),
+    ]
+    assert pipeline(str(toy.root), force=True, stages=["train"])[0]["outcome"] == "ran"
+
+
+def test_a_failing_stage_fails_the_flow(toy: Toy, server: Any) -> None:
+    from flows.pipeline import pipeline
+
+    toy.tell("preprocess", "fail")
+    state = pipeline(str(toy.root), return_state=True)
+    assert state.is_failed()
+    said = "preprocess: params.yaml: 1 error\n  train.lr = -1: must be above 0"
+    assert state.message == said
+    assert task_states(server, toy, run_id(state), 2) == {
+        "validate": "Completed",
+        "preprocess": "Failed",
+    }
+    found = artifacts(server, run_id(state))
+    table = json.loads(found["pipeline-outcomes"])
+    outcomes = ["ran", "failed", *["not reached"] * 4]
+    assert [row["outcome"] for row in table] == outcomes
+    assert "must be above 0" in found["pipeline-metrics"]
+    assert not any("Traceback" in message for message in logged(server, run_id(state)))
+    with pytest.raises(StageFailed, match="must be above 0"):
+        pipeline(str(toy.root))
+
+
+def test_a_busy_workspace_fails_the_flow(toy: Toy, server: Any) -> None:
+    from flows.pipeline import pipeline
+
+    with workspace_lock(toy.root), pytest.raises(FlowError, match="is busy"):
+        pipeline(str(toy.root))
+
+
+def test_wrong_parameters_are_refused(toy: Toy, server: Any) -> None:
+    from prefect.exceptions import ParameterTypeError
+
+    from flows.pipeline import pipeline
+
+    with pytest.raises(ParameterTypeError, match="stages"):
+        pipeline(str(toy.root), stages=["trian"])
+
+
+@pytest.mark.parametrize("given", [None, "mine"])
+def test_stages_know_their_wandb_group(
+    toy: Toy, server: Any, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    from flows.pipeline import pipeline
+
+    stage = (toy.root / "stage.py").read_text()
+    show = '\nimport os\nprint("group", os.environ["WANDB_RUN_GROUP"])\n'
+    (toy.root / "stage.py").write_text(stage + show)
+    if given:
+        monkeypatch.setenv("WANDB_RUN_GROUP", given)
+    state = pipeline(str(toy.root), stages=["validate"], return_state=True)
+    name = server.read_flow_run(run_id(state)).name
+    assert f"group {given or name}" in logged(server, run_id(state))
+
+
+def test_stage_names_are_those_of_the_layout() -> None:
+    from flows.pipeline import StageName
+
+    assert typing.get_args(StageName) == STAGES
+
+
+def test_entrypoint_for_deployments(prefect_server: str) -> None:
+    from prefect.flows import load_flow_from_entrypoint
+
+    from flows.pipeline import pipeline
+
+    assert inspect.getsourcefile(pipeline.fn)
+    assert load_flow_from_entrypoint("flows.pipeline.pipeline").name == "pipeline"
+
+
+@pytest.mark.parametrize("figures", ['{"other": 1, "b": "x|y"}', "[1", None])
+def test_figures_that_do_not_fit_fail_nothing(toy: Toy, figures: str | None) -> None:
+    from flows.pipeline import StageRow, _headline, metrics_markdown
+
+    if figures is not None:
+        (toy.root / "metrics").mkdir()
+        (toy.root / "metrics" / "train.json").write_text(figures)
+    text = _headline("train", toy.root)
+    assert text == ("other 1, b x|y" if figures and "other" in figures else "")
+    page = metrics_markdown([StageRow("train", "ran", 1.0, text)], toy.root)
+    assert page.startswith("## train\n\nran")
