@@ -6,15 +6,14 @@ agrees with PyTorch on real images. Parameters: sections `base`, `evaluate` (thr
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 from components.errors import ExportError
 from components.files import atomic_path
 from tasks.layout import Layout
 from tasks.params import Params
+from tasks.revision import git_revision
 from tasks.stage import Figures, main, progress_bar
 
 _BATCH_SIZES = (1, 3)  # one, and one that no exporter could have taken for a constant
@@ -93,15 +92,6 @@ def export(params: Params, layout: Layout) -> Figures:
         "max_score_difference": parity.max_score_difference,
         "min_iou": parity.min_iou,
     }
-
-
-def git_revision(root: Path) -> str:
-    """The commit checked out, or `unknown` outside a git repository."""
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

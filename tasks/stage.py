@@ -13,6 +13,7 @@ from components.errors import TimmflowError
 from components.files import rounded, write_json
 from tasks.layout import Layout
 from tasks.params import Params, load
+from tasks.tracked import tracked
 
 Figures = dict[str, Any]
 Item = TypeVar("Item")
@@ -22,8 +23,8 @@ StageFunction = Callable[[Params, Layout], Figures]
 def main(stage: str, description: str | None, run: StageFunction, argv: list[str] | None) -> int:
     """Run one stage from the command line.
 
-    Reads the parameter file, calls `run`, writes what it returns to `metrics/<stage>.json` and
-    prints the headline. `run` imports the heavy libraries itself, so that `--help` is quick.
+    Reads the parameter file, calls `run`, writes what it returns to `metrics/<stage>.json`, records
+    it with W&B and prints the headline. `run` imports the heavy libraries itself, so that `--help` is quick.
 
     Returns:
         The exit status: 0, or 1 with the reason on standard error.
@@ -37,9 +38,11 @@ def main(stage: str, description: str | None, run: StageFunction, argv: list[str
     args = parser.parse_args(argv)
     started = time.perf_counter()
     try:
-        layout = Layout()
-        figures = run(load(args.params), layout)
-        write_json(layout.metrics(stage), rounded(figures))
+        layout, params = Layout(), load(args.params)
+        with tracked(stage, params, layout) as record:
+            figures = run(params, layout)
+            write_json(layout.metrics(stage), rounded(figures))
+            record(figures)
     except TimmflowError as error:
         print(f"error: {stage}: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,11 @@ class Box:
         if self.kind == "predicted":
             return CLASS_COLOURS[self.class_id % len(CLASS_COLOURS)]
         return KIND_COLOURS[self.kind]
+
+    def scaled(self, scale_y: float, scale_x: float) -> Box:
+        """The same box in an image that was resized by these factors."""
+        x, y, width, height = self.xywh
+        return replace(self, xywh=(x * scale_x, y * scale_y, width * scale_x, height * scale_y))
 
     @property
     def text(self) -> str:

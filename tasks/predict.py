@@ -1,0 +1,103 @@
+"""Predict with an exported model: the ONNX file is all that is needed.
+
+    python -m tasks.predict models/model.onnx IMAGE… [--draw OUT.png]
+
+Prints JSON: an object for one image, a list for several. Boxes are [x1, y1, x2, y2] in pixels of
+the image, upright. With --draw, writes a picture (one image) or a folder of pictures (several).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.errors import TimmflowError
+
+
+def predict(model: Path, images: list[Path], draw: Path | None, threshold: float) -> list[Any]:
+    """Predictions on image files, in order.
+
+    Args:
+        model: the ONNX file.
+        images: image files.
+        draw: picture to write, or folder of pictures where there are several images.
+        threshold: detections with a smaller score are left out.
+
+    Returns:
+        For each image a dict: `image` and what `OnnxPredictor.predict` gives.
+
+    Raises:
+        TimmflowError: the model or an image cannot be used; names the file.
+    """
+    from components.contract.pixels import load_rgb
+    from components.export.predictor import OnnxPredictor
+
+    predictor = OnnxPredictor(model)
+    results = []
+    for path in images:
+        pixels = load_rgb(path)
+        answer = predictor.predict([pixels])[0]
+        if "detections" in answer:
+            kept = [found for found in answer["detections"] if found["score"] >= threshold]
+            answer = {"detections": kept}
+        results.append({"image": str(path), **answer})
+        if draw is not None:
+            target = draw if len(images) == 1 else draw / f"{path.stem}.png"
+            _draw(pixels, answer, predictor.classes, target)
+    return results
+
+
+def _draw(pixels: Any, answer: dict[str, Any], classes: list[str], target: Path) -> None:
+    from PIL import Image
+
+    from components.evaluation.pictures import Box, draw_boxes, draw_caption
+    from components.files import atomic_path
+
+    if "detections" in answer:
+        boxes = []
+        for found in answer["detections"]:
+            x1, y1, x2, y2 = found["box"]
+            boxes.append(
+                Box(
+                    (x1, y1, x2 - x1, y2 - y1),
+                    found["label"],
+                    found["score"],
+                    class_id=classes.index(found["label"]),
+                )
+            )
+        picture = draw_boxes(pixels, boxes)
+    else:
+        picture = draw_caption(pixels, next(iter(answer["probabilities"].items())))
+    with atomic_path(target) as draft:
+        Image.fromarray(picture).save(draft)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help="the ONNX file")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("--draw", type=Path, metavar="OUT", help="write a picture of the result")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="smallest score of a detection (default 0.3)"
+    )
+    args = parser.parse_args(argv)
+    try:
+        results = predict(args.model, args.images, args.draw, args.threshold)
+    except TimmflowError as error:
+        print(f"error: predict: {error}", file=sys.stderr)
+        return 1
+    shown = results[0] if len(results) == 1 else results
+    print(json.dumps(shown, indent=2, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
