@@ -16,7 +16,7 @@ import numpy as np
 
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import Reading
-from components.validation.findings import Finding, error, warning
+from components.validation.findings import Finding, count, error, warning
 from components.validation.pixel_pass import ImageFacts
 from components.validation.settings import ValidateSettings
 
@@ -241,17 +241,22 @@ def _check_repeated_boxes(reading: Reading) -> Iterator[Finding]:
 
 
 def _alike_pairs(reading: Reading, members: list[int]) -> Iterator[tuple[int, int]]:
-    """Pairs of boxes of one image with an IoU above `_SAME_BOX`, in the order of the data."""
+    """Boxes of one image with an IoU above `_SAME_BOX`: each with one that it repeats."""
     # Alike boxes begin at nearly the same place: sorted by x, only near neighbours are compared.
     boxes = np.array([reading.objects[index].box for index in members])
     order = np.argsort(boxes[:, 0], kind="stable")
+    lefts = boxes[order, 0]
+    repeats = np.zeros(len(boxes), dtype=bool)
     for position, first in enumerate(order[:-1]):
+        if repeats[first]:
+            continue  # what equals it equals the one it repeats, nearly
         reach = boxes[first, 0] + (1 - _SAME_BOX) * boxes[first, 2] / _SAME_BOX
-        end = int(np.searchsorted(boxes[order, 0], reach, side="right"))
+        end = int(np.searchsorted(lefts, reach, side="right"))
         rest = order[position + 1 : end]
         for second in rest[_iou(boxes[first], boxes[rest]) > _SAME_BOX]:
-            pair = sorted((members[first], members[second]))
-            yield pair[0], pair[1]
+            if not repeats[second]:
+                repeats[second] = True
+                yield min(members[first], members[second]), max(members[first], members[second])
 
 
 def _iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -292,9 +297,11 @@ def _check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
 
 
 def _check_splits(reading: Reading) -> Iterator[Finding]:
-    where = str(reading.root)
+    where = reading.root.name
     if not reading.images:
-        yield error("no-images", where, "there is no usable image", 0, "at least one")
+        # With other errors, having no images is but what follows from them.
+        if not count(reading.findings, "error"):
+            yield error("no-images", where, "there is no usable image", 0, "at least one")
         return
     sizes = Counter(image.split for image in reading.images)
     for split in sorted(reading.splits):
