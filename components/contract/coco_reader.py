@@ -363,7 +363,7 @@ class _FileReader:
         for check, number in self.counts.items():
             if number > _LISTED:
                 message = f"and {number - _LISTED} more like the {_LISTED} listed"
-                self.findings.append(error(check, self.name, message))
+                self.findings.append(error(check, f"{self.name}: the rest", message))
 
     def _error(
         self, check: str, place: str, message: str, value: Any = "", allowed: str = ""
