@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -92,7 +92,8 @@ def build_detection(folder: Path) -> bool:
         pools = _split(_load())
         for number, (split, num_scenes) in enumerate(SCENES.items()):
             (draft / split).mkdir()
-            images, annotations = [], []
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
             for index in _progress(range(num_scenes), num_scenes, f"{split} scenes"):
                 random = np.random.default_rng([_SEED, number, index])
                 pixels, boxes, labels = _scene(random, pools[split])
@@ -196,7 +197,7 @@ def _scene(
                 labels.append(int(pool.labels[which]))
                 break
     canvas += random.normal(0, random.uniform(1, 6), canvas.shape)  # the camera's noise
-    return np.uint8(np.clip(np.round(canvas), 0, 255)), boxes, labels
+    return np.clip(np.round(canvas), 0, 255).astype(np.uint8), boxes, labels
 
 
 def _glyph(image: np.ndarray, tall: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,10 +38,11 @@ def settle(
     names = list(found) if wanted is None else list(wanted)
     if not names:
         findings.append(error("no-classes", where, "there are no classes", "", "at least one"))
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in sorted(name for name, number in Counter(names).items() if number > 1):
         findings.append(error("duplicate-class", where, "this class is named twice", name))
     if wanted is not None:
-        for name in sorted(set(found) - set(wanted)):
+        set_found = set(found)
+        for name in sorted(set_found - set(wanted)):
             findings.append(
                 error(
                     "class-unknown",
@@ -50,7 +52,7 @@ def settle(
                     f"one of {', '.join(wanted)}",
                 )
             )
-        for name in (name for name in wanted if name not in found):
+        for name in (name for name in wanted if name not in set_found):
             findings.append(
                 error("class-missing", where, "base.classes has a class that the data lacks", name)
             )

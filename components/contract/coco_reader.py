@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.contract.class_names import name_fault, settle
@@ -28,6 +30,7 @@ from components.files import read_json
 from components.validation.findings import Finding, error
 
 _ROBOFLOW = "_annotations.coco.json"
+_LISTED = 1000  # findings of one check in one file; the rest is only counted
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -51,8 +54,13 @@ def find_files(root: Path) -> list[Path]:
     return []
 
 
-def split_word(path: Path) -> str | None:
-    """The word in a COCO file's name (or its folder's, for Roboflow) that tells the split."""
+def split_word(name: str) -> str | None:
+    """The word in a COCO file's name (or its folder's, for Roboflow) that tells the split.
+
+    Args:
+        name: of the file, relative to the data root.
+    """
+    path = PurePosixPath(name)
     text = path.parent.name if path.name == _ROBOFLOW else path.stem
     for word in re.split(r"[^a-zA-Z0-9]+", text):
         if word.rstrip("0123456789").lower() in SPLIT_NAMES:
@@ -125,9 +133,10 @@ class _FileReader:
     def __init__(self, root: Path, file: Path, named: dict[str, str]) -> None:
         self.root, self.file, self.named = root, file, named
         self.name = file.relative_to(root).as_posix()
-        self.word = split_word(file)
+        self.word = split_word(self.name)
         self.split = SPLIT_NAMES[self.word.rstrip("0123456789").lower()] if self.word else None
         self.findings: list[Finding] = []
+        self.counts: Counter[str] = Counter()
         self.content: dict[str, list[Any]] | None = None
         self.folders = self._folders()
         try:
@@ -155,6 +164,7 @@ class _FileReader:
         """Category names by id."""
         assert self.content is not None
         result: dict[int, str] = {}
+        names: set[str] = set()
         for index, row in enumerate(self.content["categories"]):
             place = f"categories[{index}]"
             number = _integer(row.get("id")) if isinstance(row, dict) else None
@@ -166,10 +176,11 @@ class _FileReader:
                 self._error("class-name", place, fault, row.get("name"))
             elif number in result:
                 self._error("duplicate-category-id", place, "this id is used twice", number)
-            elif row["name"] in result.values():
+            elif row["name"] in names:
                 self._error("duplicate-class", place, "this class is named twice", row["name"])
             else:
                 result[number] = row["name"]
+                names.add(row["name"])
         return result
 
     def read_rows(self, reading: Reading, categories: dict[int, str]) -> None:
@@ -183,6 +194,7 @@ class _FileReader:
         for index, row in enumerate(self.content["annotations"]):
             self._read_annotation(reading, positions, categories, seen, index, row)
         self.content = None
+        self._summarise_rest()
 
     def _read_image(
         self, reading: Reading, positions: dict[int, int | None], index: int, row: Any
@@ -275,14 +287,16 @@ class _FileReader:
                 place,
                 "category_id names no category of the file",
                 row.get("category_id"),
-                f"one of {', '.join(f'{key} ({name})' for key, name in categories.items())}",
+                "one of "
+                + ", ".join(f"{key} ({name})" for key, name in islice(categories.items(), 10)),
             )
             return
         box = self._box(place, row.get("bbox"))
-        area = row.get("area")
-        if area is not None and (_number(area) is None or not math.isfinite(area) or area < 0):
-            self._error("area-broken", place, "area must be a number, at least 0", area)
-            area = None
+        area = None
+        if row.get("area") is not None:
+            area = _number(row["area"])
+            if area is None or not math.isfinite(area) or area < 0:
+                self._error("area-broken", place, "area must be a number, at least 0", row["area"])
         crowd = row.get("iscrowd", 0)
         if crowd not in (0, 1):
             self._error("annotation-broken", place, "iscrowd must be 0 or 1", crowd)
@@ -299,7 +313,7 @@ class _FileReader:
                 image=position,
                 label=categories[category],
                 box=box,
-                area=None if area is None else float(area),
+                area=area,
                 is_crowd=bool(crowd),
                 where=f"{self.name}: {place} of {reading.images[position].path}",
             )
@@ -345,9 +359,18 @@ class _FileReader:
                 return path.relative_to(self.root).as_posix()
         return None
 
+    def _summarise_rest(self) -> None:
+        for check, number in self.counts.items():
+            if number > _LISTED:
+                message = f"and {number - _LISTED} more like the {_LISTED} listed"
+                self.findings.append(error(check, f"{self.name}: the rest", message))
+
     def _error(
         self, check: str, place: str, message: str, value: Any = "", allowed: str = ""
     ) -> None:
+        self.counts[check] += 1
+        if self.counts[check] > _LISTED:
+            return
         where = f"{self.name}: {place}" if place else self.name
         self.findings.append(error(check, where, message, value, allowed))
 

@@ -90,7 +90,7 @@ def read_folder(root: Path, classes: Sequence[str] | None) -> Reading:
                 continue
             found.add(name)
             members += [(name, split, path) for path in _files(reading, root, f"{prefix}{name}")]
-    reading.classes, faults = settle(sorted(found), classes, str(root))
+    reading.classes, faults = settle(sorted(found), classes, root.name)
     reading.findings += faults
     known = set(reading.classes)
     for label, split, path in members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path, PurePosixPath
 
@@ -59,6 +60,8 @@ def resolve_inside(root: Path, name: str) -> Path:
         # A link that never ends resolves to itself, or raises, depending on the Python version.
         circle = path.is_symlink() and path.resolve().is_symlink()
     except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return path  # no file can have this name; saying so is for who opens it
         raise PathEscape(f"the path cannot be followed: {error}") from None
     if circle:
         raise PathEscape("a symbolic link leads in a circle")

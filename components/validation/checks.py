@@ -16,7 +16,7 @@ import numpy as np
 
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import Reading
-from components.validation.findings import Finding, error, warning
+from components.validation.findings import Finding, count, error, warning
 from components.validation.pixel_pass import ImageFacts
 from components.validation.settings import ValidateSettings
 
@@ -26,6 +26,7 @@ _LARGE_BOX = 0.95  # share of the image
 _LONG_BOX = 50.0  # longer side over shorter
 _SAME_BOX = 0.95  # IoU
 _MANY_BOXES = 300
+_AT_ONCE = 512  # boxes of an image that are compared all with all
 _SMALL_IMAGE = 16  # pixels of the shorter side
 _LONG_IMAGE = 8.0
 _FLAT, _DARK, _LIGHT = 2.0, 8.0, 247.0  # luminance, 0 to 255
@@ -241,25 +242,38 @@ def _check_repeated_boxes(reading: Reading) -> Iterator[Finding]:
 
 
 def _alike_pairs(reading: Reading, members: list[int]) -> Iterator[tuple[int, int]]:
-    """Pairs of boxes of one image with an IoU above `_SAME_BOX`, in the order of the data."""
-    # Alike boxes begin at nearly the same place: sorted by x, only near neighbours are compared.
+    """Boxes of one image with an IoU above `_SAME_BOX`: each with one that it repeats."""
     boxes = np.array([reading.objects[index].box for index in members])
+    # Alike boxes begin at nearly the same place: sorted by x, only near neighbours are compared.
     order = np.argsort(boxes[:, 0], kind="stable")
-    for position, first in enumerate(order[:-1]):
-        reach = boxes[first, 0] + (1 - _SAME_BOX) * boxes[first, 2] / _SAME_BOX
-        end = int(np.searchsorted(boxes[order, 0], reach, side="right"))
-        rest = order[position + 1 : end]
-        for second in rest[_iou(boxes[first], boxes[rest]) > _SAME_BOX]:
-            pair = sorted((members[first], members[second]))
-            yield pair[0], pair[1]
+    boxes = boxes[order]
+    if len(boxes) <= _AT_ONCE:
+        firsts = np.flatnonzero(np.triu(_iou(boxes[:, None], boxes) > _SAME_BOX, 1).any(axis=1))
+    else:
+        firsts = np.arange(len(boxes))
+    reach = boxes[:, 0] + (1 / _SAME_BOX - 1) * boxes[:, 2]
+    ends = np.searchsorted(boxes[:, 0], reach, side="right")
+    repeats = np.zeros(len(boxes), dtype=bool)
+    for first in firsts:
+        if repeats[first]:
+            continue  # what equals it equals the one it repeats, nearly
+        start = int(first) + 1
+        alike = _iou(boxes[first], boxes[start : ends[first]]) > _SAME_BOX
+        for second in start + np.flatnonzero(alike):
+            if not repeats[second]:
+                repeats[second] = True
+                one, two = members[order[first]], members[order[second]]
+                yield min(one, two), max(one, two)
 
 
-def _iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of one box [4] with others [N, 4], all x, y, width, height."""
-    corner = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
-    sides = np.clip(corner - np.maximum(box[:2], others[:, :2]), 0, None)
-    shared = sides.prod(axis=1)
-    return shared / (box[2] * box[3] + others[:, 2] * others[:, 3] - shared)
+def _iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """IoU of boxes [..., 4] with boxes [..., 4], all x, y, width, height; shapes broadcast."""
+    wide = np.minimum(one[..., 0] + one[..., 2], two[..., 0] + two[..., 2])
+    wide = wide - np.maximum(one[..., 0], two[..., 0])
+    high = np.minimum(one[..., 1] + one[..., 3], two[..., 1] + two[..., 3])
+    high = high - np.maximum(one[..., 1], two[..., 1])
+    shared = np.clip(wide, 0, None) * np.clip(high, 0, None)
+    return shared / (one[..., 2] * one[..., 3] + two[..., 2] * two[..., 3] - shared)
 
 
 def _check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
@@ -292,9 +306,11 @@ def _check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
 
 
 def _check_splits(reading: Reading) -> Iterator[Finding]:
-    where = str(reading.root)
+    where = reading.root.name
     if not reading.images:
-        yield error("no-images", where, "there is no usable image", 0, "at least one")
+        # With other errors, having no images is but what follows from them.
+        if not count(reading.findings, "error"):
+            yield error("no-images", where, "there is no usable image", 0, "at least one")
         return
     sizes = Counter(image.split for image in reading.images)
     for split in sorted(reading.splits):

@@ -46,8 +46,10 @@ class Finding:
         }
 
     def __str__(self) -> str:
-        seen = f" (is {self.value})" if self.value else ""
-        return f"{self.where}: {self.message}{seen}" if self.where else f"{self.message}{seen}"
+        parts = [("is", self.value), ("allowed:", self.allowed)]
+        facts = "; ".join(f"{word} {text}" for word, text in parts if text)
+        text = f"{self.message} ({facts})" if facts else self.message
+        return f"{self.where}: {text}" if self.where else text
 
 
 def error(check: str, where: str, message: str, value: Any = "", allowed: str = "") -> Finding:
