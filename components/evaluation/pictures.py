@@ -101,12 +101,12 @@ def draw_boxes(image: Pixels, boxes: Sequence[Box], *, min_side: int = 480) -> P
     """
     canvas, scale = _scaled_up(image, min_side)
     draw = ImageDraw.Draw(canvas)
-    thick = max(2, round(max(canvas.size) / 320))
+    thick = max(3, round(max(canvas.size) / 260))
     font = load_font(max(13, round(max(canvas.size) / 44)))
     # Rightly found boxes first, so that what is wrong lies on top.
     ordered = sorted(boxes, key=lambda box: box.kind not in ("correct", "true"))
     for box in ordered:
-        _draw_outline(draw, _place(box, scale), box, 2 if box.kind == "correct" else thick)
+        _draw_outline(draw, _place(box, scale), box, thick)
     taken: list[Place] = []
     for box in ordered:
         if box.text:

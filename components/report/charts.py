@@ -123,7 +123,7 @@ def _curve_chart(
     words = f"{caption}: {names} over the epochs"
     if best_epoch is not None:
         caption += f" (dotted: best epoch, {best_epoch})"
-    return Chart(_svg(key, words, draw), caption, legend)
+    return Chart(_svg(key, words, draw, size=(3.5, 2.4)), caption, legend)
 
 
 def precision_recall_chart(

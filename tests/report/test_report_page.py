@@ -1,0 +1,254 @@
+"""The page: complete in itself, safe against hostile names, the same for the same facts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from report_workspace import CLASSES, write_workspace
+
+from components.errors import DataError
+from components.files import read_json, write_json
+from components.report import page as page_module
+from tasks import report as report_module
+from tasks.report import report
+
+TASKS = ("classification", "detection")
+HOSTILE = ['<script>alert("x")</script>', "_a & $b$ '\"", "very" * 60, "шапка 帽子", "}}{{ 7*7 }}"]
+
+
+class Outline(HTMLParser):
+    """Collects what the tests look at, and checks that elements are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.levels, self.open, self.resources, self.images = [], [], [], [], []
+        self.tags = set()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.add(tag)
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            if name in attrs:
+                self.resources.append(attrs[name])
+        if tag == "img":
+            self.images.append(attrs)
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+
+def outline(text: str) -> Outline:
+    parser = Outline()
+    parser.feed(text)
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def made(request, tmp_path_factory):
+    """(task, figures, text of the page) of a realistic run."""
+    params, layout = write_workspace(tmp_path_factory.mktemp("ws"), request.param)
+    figures = report(params, layout)
+    return request.param, figures, layout.page.read_text(encoding="utf-8")
+
+
+def test_figures(made):
+    _, figures, text = made
+    assert figures["page"] == "reports/index.html"
+    assert figures["megabytes"] == pytest.approx(len(text.encode()) / 1e6, abs=0.01)
+    assert figures["megabytes"] < 3
+
+
+def test_nothing_is_loaded_from_outside(made):
+    _, _, text = made
+    rest = re.sub(r'\bxmlns(:\w+)?="[^"]*"', "", text)
+    rest = re.sub(r'"data:[^"]*"', "", rest)
+    assert not re.search(r"https?:|//[a-z]", rest)
+    assert "@import" not in text
+    found = outline(text)
+    assert found.tags.isdisjoint({"script", "iframe", "object", "embed", "form"})
+    assert all(item.startswith(("data:", "#")) for item in found.resources)
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+    assert "default-src 'none'" in text
+
+
+def test_structure(made):
+    task, _, text = made
+    found = outline(text)
+    assert '<html lang="en">' in text
+    assert len(found.ids) == len(set(found.ids))
+    links = {item[1:] for item in found.resources if item.startswith("#")}
+    assert links <= set(found.ids)
+    sections = {"figures", "data", "training", "classes", "mistakes", "export", "provenance"}
+    own = {"classification": {"confusion", "calibration"}, "detection": {"precision-recall"}}
+    assert sections | own[task] == {name for name in found.ids if f'<section id="{name}"' in text}
+    assert found.levels[0] == 1 and found.levels.count(1) == 1
+    steps = zip(found.levels, found.levels[1:], strict=False)
+    assert all(after <= before + 1 for before, after in steps)
+    assert found.images and all(image["alt"] and image["width"] for image in found.images)
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+
+
+def test_contents(made):
+    task, _, text = made
+    for name in CLASSES[task]:
+        assert f">{name}</th>" in text
+    for words in (
+        "95&nbsp;% interval",
+        "near duplicate",
+        "21.4 ms an image",
+        "17 min 42 s",
+        "base.seed",
+        "3,412,554",
+        "not a git repository",
+        "cd" * 32,
+        "test/BloodImage_00000.jpg",
+        "onnxruntime",
+    ):
+        assert words in text, words
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_hostile_names_are_text(tmp_path, task):
+    params, layout = write_workspace(tmp_path, task, HOSTILE, num_mistakes=2)
+    report(params, layout)
+    text = layout.page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;alert" in text
+    assert "}}{{ 7*7 }}" in text and "_a &amp; $b$" in text and "帽子" in text
+    outline(text)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_same_facts_same_bytes(tmp_path, task, monkeypatch):
+    monkeypatch.setattr(report_module, "_now", lambda: "2026-01-02 03:04 UTC")
+    params, layout = write_workspace(tmp_path, task)
+    report(params, layout)
+    first = layout.page.read_bytes()
+    report(params, layout)
+    assert layout.page.read_bytes() == first
+
+
+def test_many_classes(tmp_path):
+    classes = [f"class {i}" for i in range(40)]
+    for task in TASKS:
+        params, layout = write_workspace(tmp_path / task, task, classes, num_mistakes=0)
+        report(params, layout)
+        text = layout.page.read_text(encoding="utf-8")
+        outline(text)
+        assert "Worst mistakes" not in text
+        wanted = {
+            "classification": "Confusion matrix: share",
+            "detection": "the 8 weakest of 40 classes",
+        }
+        assert wanted[task] in text
+
+
+def test_sections_without_facts_are_left_out(tmp_path):
+    params, layout = write_workspace(tmp_path, "classification")
+    path = layout.evaluation / "details.json"
+    details = read_json(path)
+    for name in ("confusion", "calibration"):
+        del details[name]
+    write_json(path, {**details, "intervals": {}, "mistakes": []})
+    validation = read_json(layout.validation)
+    write_json(layout.validation, {**validation, "findings": [], "num_warnings": 0})
+    (layout.plots / "train.csv").unlink()
+    layout.onnx.unlink()
+    report(params, layout)
+    text = layout.page.read_text(encoding="utf-8")
+    outline(text)
+    for name in ("confusion", "calibration", "training", "mistakes"):
+        assert f'id="{name}"' not in text and f'href="#{name}"' not in text
+    assert "None: the data passed every check." in text
+    assert "95&nbsp;% interval" not in text
+
+
+def test_an_evaluation_without_objects_says_so(tmp_path):
+    params, layout = write_workspace(tmp_path, "detection")
+    path = layout.evaluation / "details.json"
+    rows = [{"class": name, "num_objects": 0} for name in CLASSES["detection"]]
+    empty = {"headline": {}, "intervals": {}, "per_class": rows, "precision_recall": {}}
+    write_json(path, {**read_json(path), **empty, "mistakes": []})
+    report(params, layout)
+    assert "hold no object" in layout.page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("missing", "stage"),
+    [
+        ("reports/evaluation/details.json", "evaluate"),
+        ("reports/evaluation/mistake-000.jpg", "evaluate"),
+        ("reports/validation.json", "validate"),
+        ("data/tables/dataset.json", "validate"),
+        ("data/prepared/objects.parquet", "preprocess"),
+        ("metrics/train.json", "train"),
+        ("metrics/export.json", "export"),
+    ],
+)
+def test_a_missing_input_names_the_stage(tmp_path, missing, stage):
+    params, layout = write_workspace(tmp_path, "detection", num_mistakes=1)
+    (tmp_path / missing).unlink()
+    with pytest.raises(DataError, match=f"{missing}: no such file; `dvc repro {stage}` writes it"):
+        report(params, layout)
+    assert not layout.page.exists()
+
+
+def test_a_broken_table_is_named(tmp_path):
+    params, layout = write_workspace(tmp_path, "detection", num_mistakes=0)
+    (layout.prepared / "index.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"index\.parquet: cannot be read"):
+        report(params, layout)
+
+
+def test_results_of_the_other_task_are_refused(tmp_path):
+    params, _ = write_workspace(tmp_path / "a", "classification", num_mistakes=0)
+    _, layout = write_workspace(tmp_path / "b", "detection", num_mistakes=0)
+    with pytest.raises(DataError, match="run `dvc repro`"):
+        report(params, layout)
+
+
+def test_revision_and_changes(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True
+        )
+
+    git("init", "-b", "main")
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "a b.py").write_text("1")
+    (tmp_path / "metrics" / "train.json").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = report_module._revision(tmp_path)
+    assert (len(clean.commit), clean.branch, clean.changed) == (40, "main", ())
+    (tmp_path / "a b.py").write_text("2")
+    (tmp_path / "metrics" / "train.json").write_text("2")
+    (tmp_path / "dvc.lock").write_text("new")
+    (tmp_path / "ü.py").write_text("new")
+    assert report_module._revision(tmp_path).changed == ("a b.py", "ü.py")
+
+
+def test_pictures_keep_to_the_budget(tmp_path):
+    _, layout = write_workspace(tmp_path, "detection", num_mistakes=3)
+    pictures = [path.read_bytes() for path in sorted(layout.evaluation.glob("*.jpg"))]
+    whole = page_module.shrink_pictures(pictures)
+    assert [data for data, _, _ in whole] == pictures
+    small = page_module.shrink_pictures(pictures, budget=60_000)
+    assert sum(len(data) for data, _, _ in small) <= 60_000
+    assert page_module.shrink_pictures([]) == []
