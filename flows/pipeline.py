@@ -166,7 +166,15 @@ def publish(rows: list[StageRow], root: Path) -> None:
     """The outcomes as a table, and the metrics as a page, for Prefect's interface."""
     create_table_artifact(
         key="pipeline-outcomes",
-        table=[{**asdict(row), "seconds": round(row.seconds, 1)} for row in rows],
+        table=[
+            {
+                **asdict(row),
+                "seconds": round(row.seconds, 1),
+                # A reason of many lines stands in full with the metrics.
+                "headline": row.headline.partition("\n")[0],
+            }
+            for row in rows
+        ],
         description="What became of each stage.",
     )
     create_markdown_artifact(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import typing
 from typing import Any
 
@@ -54,9 +55,9 @@ def task_states(server: Any, toy: Toy, flow_run_id: Any, number: int) -> dict[st
 def logged(server: Any, flow_run_id: Any) -> list[str]:
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
     from prefect.client.schemas.sorting import LogSort
-    from prefect.logging.handlers import APILogHandler
 
-    APILogHandler.flush()
+    for handler in logging.getLogger("prefect.flow_runs").handlers:
+        handler.flush()
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
     return [log.message for log in server.read_logs(only, sort=LogSort.TIMESTAMP_ASC, limit=200)]
 
