@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,8 +29,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield draft
         if draft.is_dir() and path.is_dir():
             # A folder cannot be renamed over another; move the old one aside first.
-            os.replace(path, scratch / f"{path.name}.old")
-        os.replace(draft, path)
+            path.rename(scratch / f"{path.name}.old")
+        draft.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -68,7 +67,7 @@ def sha256(path: Path) -> str:
 
 
 def rounded(value: Any, digits: int = 6) -> Any:
-    """A copy of nested dicts and lists with floats rounded to `digits` decimals, for stable diffs."""
+    """A copy of nested dicts and lists with floats rounded to `digits` decimals."""
     if isinstance(value, float):
         return round(value, digits)
     if isinstance(value, dict):

@@ -29,9 +29,8 @@ def configure_torch(num_threads: int = 0, seed: int | None = None) -> None:
 def _keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of handing each back to the kernel.
 
-    Activations of a training step are above glibc's threshold for mapping, so every step would map,
-    fault in and unmap all of them again. Keeping them took training of tf_efficientnet_lite0 (160 px,
-    batch 64, 2 cores) from 20 to 41 images a second (benchmarks/malloc.py).
+    Activations of a training step are above glibc's threshold for mapping, so every step would
+    map, fault in and unmap all of them again: half of a step's time (benchmarks/memory.py).
     """
     if not sys.platform.startswith("linux") or "MALLOC_TRIM_THRESHOLD_" in os.environ:
         return

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A frozen section of parameters. Fields carry a description, a unit where one applies, bounds."""
+    """A frozen section of parameters; fields carry a description, a unit and bounds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

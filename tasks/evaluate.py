@@ -1,7 +1,7 @@
-"""Measure the trained model: accuracy family or COCO numbers, curves, pictures of the worst mistakes.
+"""Measure the trained model: accuracy family or COCO numbers, curves, the worst mistakes.
 
-Reads `models/trained/` and `data/prepared/`; writes `metrics/evaluate.json`, small files in `plots/`
-and `reports/evaluation/`. Parameters: sections `base` and `evaluate`.
+Reads `models/trained/` and `data/prepared/`; writes `metrics/evaluate.json`, small files in
+`plots/`, and `reports/evaluation/`. Parameters: sections `base` and `evaluate`.
 """
 
 from __future__ import annotations

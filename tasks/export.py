@@ -1,7 +1,7 @@
 """Write the model as one self-sufficient ONNX file, and prove that it gives what PyTorch gives.
 
 Reads `models/trained/` and `data/prepared/`; writes `models/model.onnx`, which appears only if it
-agrees with PyTorch on real images. Parameters: sections `base`, `evaluate` (thresholds) and `export`.
+agrees with PyTorch on real images. Parameters: sections `base`, `evaluate` (thresholds), `export`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Layout:
         root: the repository's root.
     """
 
-    root: Path = Path(".")
+    root: Path = Path()
 
     def metrics(self, stage: str) -> Path:
         """A stage's figures: one flat JSON object."""
@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def weights(self) -> Path:
-        """Best weights and the settings that rebuild the model: `weights.safetensors`, `model.json`."""
+        """`weights.safetensors`, the best ones, and `model.json`, which rebuilds the network."""
         return self.root / "models" / "trained"
 
     @property

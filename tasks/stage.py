@@ -24,7 +24,8 @@ def main(stage: str, description: str | None, run: StageFunction, argv: list[str
     """Run one stage from the command line.
 
     Reads the parameter file, calls `run`, writes what it returns to `metrics/<stage>.json`, records
-    it with W&B and prints the headline. `run` imports the heavy libraries itself, so that `--help` is quick.
+    it with W&B and prints the headline. `run` imports the heavy libraries itself, so that `--help`
+    is quick.
 
     Returns:
         The exit status: 0, or 1 with the reason on standard error.

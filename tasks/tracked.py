@@ -1,4 +1,4 @@
-"""Which facts of a stage go to W&B, and under what names. How they get there: components.tracking."""
+"""Which facts of a stage go to W&B; how they get there is `components.tracking`."""
 
 from __future__ import annotations
 

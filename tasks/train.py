@@ -1,6 +1,6 @@
 """Train a classifier or a detector on the prepared data and keep its best weights.
 
-Reads `data/prepared/`; writes `models/trained/` (weights and the settings that rebuild the model) and
+Reads `data/prepared/`; writes `models/trained/` (weights, and what rebuilds the network) and
 `plots/train.csv`. A training that was interrupted goes on where it stopped. Parameters: sections
 `base` and `train`.
 """
@@ -130,8 +130,8 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
 def resume_key(params: Params, layout: Layout) -> str:
     """Names the resume folder: a hash of parameters, data and code.
 
-    A checkpoint of other parameters, data or code must never be taken up: it would be "resumed" with
-    nothing left to do.
+    A checkpoint of other parameters, data or code must never be taken up: it would be "resumed"
+    with nothing left to do.
     """
     digest = hashlib.sha256()
     for section in (params.base, params.train):

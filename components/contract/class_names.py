@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from components.validation.findings import Finding, error, warning
+from components.contract.findings import Finding, error, warning
 
 
 def name_fault(name: Any) -> str | None:

@@ -23,11 +23,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.contract.class_names import name_fault, settle
+from components.contract.findings import Finding, error
 from components.contract.paths import PathEscape, check_relative, resolve_inside
 from components.contract.reading import SPLIT_NAMES, Box, RawImage, RawObject, Reading
 from components.errors import DataError
 from components.files import read_json
-from components.validation.findings import Finding, error
 
 _ROBOFLOW = "_annotations.coco.json"
 _LISTED = 1000  # findings of one check in one file; the rest is only counted

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from components.contract.class_names import name_fault, settle
+from components.contract.findings import error, warning
 from components.contract.paths import PathEscape, resolve_inside
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import SPLIT_NAMES, RawImage, RawObject, Reading
-from components.validation.findings import error, warning
 
 # Files that operating systems and version control leave in every folder.
 _LITTER = {"thumbs.db", "desktop.ini"}

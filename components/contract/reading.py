@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.contract.findings import Finding
 from components.contract.tables import Task
-from components.validation.findings import Finding
 
 # How data sets name their splits, and how the canonical tables do.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

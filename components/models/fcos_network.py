@@ -16,7 +16,7 @@ _MAX_LOG_DISTANCE = 7.0  # exp(7) strides is wider than any image; keeps early t
 
 
 class ExtraLevels(ExtraFPNBlock):
-    """Coarser levels, each a strided convolution of the one before, from P5 (FCOS uses P5, not C5)."""
+    """Coarser levels, each a strided convolution of the one before, from P5, not C5."""
 
     def __init__(self, channels: int, num_levels: int):
         super().__init__()
@@ -41,8 +41,8 @@ def _tower(channels: int, num_convs: int) -> nn.Sequential:
     for _ in range(num_convs):
         layers += [
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            # 32 groups (FCOS head), or as many as divide the channels.
-            nn.GroupNorm(math.gcd(32, channels), channels),
+            # Eight channels a group, as FCOS's 32 groups of 256 channels.
+            nn.GroupNorm(channels // 8, channels),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 BACKGROUND = -1
 
-# Largest side distance, input pixels, that each level answers for (FCOS, arXiv:1904.01355, sec. 3.2).
+# Largest side distance, input pixels, that each level answers for (arXiv:1904.01355, section 3.2).
 REGRESS_RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, float("inf")))
 
 

@@ -59,7 +59,7 @@ def create_optimizer(
 def warmup_cosine(
     num_steps: int, num_warmup_steps: int, floor: float = 0.01
 ) -> Callable[[int], float]:
-    """The factor of the learning rate at a step: linear up from 0, then half a cosine to `floor`."""
+    """Factor of the learning rate by step: linear up from 0, then half a cosine to `floor`."""
 
     def factor(step: int) -> float:
         if step < num_warmup_steps:

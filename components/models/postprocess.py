@@ -65,7 +65,7 @@ def select_detections(
     Returns:
         boxes [B, D, 4], scores [B, D] falling, labels [B, D]. Padding: zeros, 0 and `NO_LABEL`.
     """
-    num_images, num_points, num_classes = scores.shape
+    _, num_points, num_classes = scores.shape
     height, width = image_size
     limit = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
     boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), limit.to(boxes_xyxy.device))

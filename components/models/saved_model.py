@@ -1,4 +1,4 @@
-"""A trained model on disk: `weights.safetensors`, and `model.json` with what rebuilds the network."""
+"""A trained model on disk: `weights.safetensors`, and `model.json`, which rebuilds the network."""
 
 from __future__ import annotations
 

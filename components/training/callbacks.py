@@ -22,7 +22,7 @@ from components.files import atomic_path
 
 
 class _RampedEma(ModelEmaV3):
-    """timm's EMA whose decay ramps up as decay * (1 - exp(-n / tau)), so that early weights fade."""
+    """timm's EMA with a decay that ramps up, so that the first weights fade."""
 
     def __init__(self, model: torch.nn.Module, decay: float, tau: float):
         super().__init__(model, decay=decay)

@@ -75,6 +75,6 @@ class TrainSettings(Settings):
     def _warmup_fits(self) -> TrainSettings:
         if self.warmup_epochs >= self.epochs and self.epochs > 1:
             raise ValueError(
-                f"warmup_epochs ({self.warmup_epochs:g}) must be smaller than epochs ({self.epochs})"
+                f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})"
             )
         return self

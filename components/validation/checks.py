@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from components.contract.findings import Finding, count, error, warning
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import Reading
-from components.validation.findings import Finding, count, error, warning
 from components.validation.pixel_pass import ImageFacts
 from components.validation.settings import ValidateSettings
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from components.validation.findings import count
+from components.contract.findings import count
 
 if TYPE_CHECKING:
     from components.validation.run import Result

@@ -8,10 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from components.contract.findings import Finding, count
 from components.contract.reading import Reading
 from components.contract.tables import SPLITS, Dataset, build
 from components.validation.checks import run_checks
-from components.validation.findings import Finding, count
 from components.validation.pixel_pass import ImageFacts, examine_all
 from components.validation.settings import ValidateSettings
 

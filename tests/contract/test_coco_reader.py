@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.contract.coco_reader import read_coco
+from components.contract.findings import shown
 from components.contract.reading import Reading
-from components.validation.findings import shown
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30}
 BOX = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}

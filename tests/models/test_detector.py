@@ -31,8 +31,10 @@ def batch_of(boxes: list[list[list[float]]], labels: list[list[int]], size: int 
         ([[], []], [[], []]),
         ([[[4, 4, 30, 40]], []], [[1], []]),
         ([[[10, 10, 11, 11]]] * 2, [[0]] * 2),
-        ([[[8 * i % 50, i % 40, 8 * i % 50 + 12, i % 40 + 9] for i in range(500)]] * 2,
-         [[0] * 500] * 2),
+        (
+            [[[8 * i % 50, i % 40, 8 * i % 50 + 12, i % 40 + 9] for i in range(500)]] * 2,
+            [[0] * 500] * 2,
+        ),
     ],
     ids=["no object at all", "one image without", "one pixel", "500 boxes"],
 )
@@ -75,14 +77,26 @@ def test_the_loss_of_a_batch_is_that_of_its_images_weighted_by_positives():
     classes, sides, centers = (flatten_levels(levels) for levels in outputs)
     points, strides, ranges = model._points(outputs)
     whole = fcos_loss(
-        classes, sides, centers.squeeze(-1), points, strides, ranges, batch["boxes"],
+        classes,
+        sides,
+        centers.squeeze(-1),
+        points,
+        strides,
+        ranges,
+        batch["boxes"],
         batch["labels"],
     )
     sums, counts = 0.0, 0
     for i in range(2):
         one = fcos_loss(
-            classes[i : i + 1], sides[i : i + 1], centers[i : i + 1].squeeze(-1), points, strides,
-            ranges, batch["boxes"][i : i + 1], batch["labels"][i : i + 1],
+            classes[i : i + 1],
+            sides[i : i + 1],
+            centers[i : i + 1].squeeze(-1),
+            points,
+            strides,
+            ranges,
+            batch["boxes"][i : i + 1],
+            batch["labels"][i : i + 1],
         )
         count = int((assign_points(points, strides, ranges, batch["boxes"][i]) >= 0).sum())
         sums, counts = sums + one["cls_loss"] * count, counts + count

@@ -81,9 +81,7 @@ def test_order_of_boxes_changes_nothing_but_their_numbers():
     order = torch.tensor([2, 0, 1])
     straight = assign_points(points, strides, ranges, boxes)
     mixed = assign_points(points, strides, ranges, boxes[order])
-    assert torch.equal(
-        torch.where(mixed >= 0, order[mixed.clamp(min=0)], mixed), straight
-    )
+    assert torch.equal(torch.where(mixed >= 0, order[mixed.clamp(min=0)], mixed), straight)
 
 
 def test_a_shift_by_the_coarsest_stride_shifts_the_answer():
