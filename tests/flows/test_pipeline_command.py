@@ -37,6 +37,7 @@ def test_importing_the_package_does_no_work() -> None:
     subprocess.run([sys.executable, "-c", code + check], cwd=CODE, check=True)
 
 
+@pytest.mark.slow
 def test_quiet_is_a_line_a_stage(toy: Toy, command: Command) -> None:
     (toy.root / "reports").mkdir()
     (toy.root / "reports" / "index.html").touch()
