@@ -138,6 +138,7 @@ def pipeline(
     name = flow_run.name or "pipeline"
     env = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or name}
     rows: list[StageRow] = []
+    failure: StageFailed | None = None
     try:
         with workspace_lock(place) as lock:
             for stage in wanted:
@@ -145,7 +146,8 @@ def pipeline(
                 state: State[Any] = run(stage, place, force, env, lock, return_state=True)
                 result = state.result(raise_on_failure=False)
                 if isinstance(result, StageFailed):
-                    rows.append(_failed_row(result))
+                    failure = result
+                    rows.append(_failed_row(failure))
                     break
                 rows.append(state.result())
     except FlowError as error:
@@ -153,8 +155,8 @@ def pipeline(
     finished = len(rows)
     rows += [StageRow(stage, "not reached", 0.0, "") for stage in wanted[finished:]]
     publish(rows, place)
-    if isinstance(result, StageFailed):
-        return Failed(message=str(result), data=result)
+    if failure is not None:
+        return Failed(message=str(failure), data=failure)
     return [asdict(row) for row in rows]
 
 

@@ -62,6 +62,7 @@ def logged(server: Any, flow_run_id: Any) -> list[str]:
     return [log.message for log in server.read_logs(only, sort=LogSort.TIMESTAMP_ASC, limit=200)]
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_visible(toy: Toy, server: Any) -> None:
     from flows.pipeline import pipeline
 
@@ -87,6 +88,7 @@ def test_a_whole_run_is_visible(toy: Toy, server: Any) -> None:
         ("train", "skipped"),
     ]
     assert pipeline(str(toy.root), force=True, stages=["train"])[0]["outcome"] == "ran"
+    assert pipeline(str(toy.root), stages=[]) == []
 
 
 def test_a_failing_stage_fails_the_flow(toy: Toy, server: Any) -> None:

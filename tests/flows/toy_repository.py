@@ -72,7 +72,7 @@ class Toy:
         (self.root / "inputs" / f"{stage}.txt").write_text(mode)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process at work in the repository, except this one and the flow itself."""
+        """Every process at work in the repository, a flow's own included, except this one."""
         found = []
         for process in psutil.process_iter():
             try:
