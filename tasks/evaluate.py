@@ -57,7 +57,7 @@ def _outputs(
     from components.models.saved_model import load_for_inference
 
     settings = params.evaluate
-    model, description = load_for_inference(layout.weights, settings)
+    model, description = load_for_inference(layout.weights, **settings.thresholds())
     batches = np.array_split(rows, -(-len(rows) // settings.batch_size))
     for batch in progress_bar(batches, len(batches), "batches"):
         images = np.stack(

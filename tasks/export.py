@@ -45,7 +45,7 @@ def export(params: Params, layout: Layout) -> Figures:
 
     settings = params.export
     store = PreparedStore.open(layout.prepared)
-    model, description = load_for_inference(layout.weights, params.evaluate)
+    model, description = load_for_inference(layout.weights, **params.evaluate.thresholds())
     rows = store.rows(store.evaluated_split(params.evaluate.split))[: settings.parity_images]
     images = [fit(store.image(row), description.image_size, description.resize) for row in rows]
     facts = {"git_revision": git_revision(layout.root), "license": settings.license}

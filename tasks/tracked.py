@@ -33,6 +33,7 @@ def tracked(
     os.environ.setdefault("WANDB_DATA_DIR", str(data / "data"))
     os.environ.setdefault("WANDB_CACHE_DIR", str(data / "cache"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
 
     from components.tracking import stage_run
     from tasks.revision import git_revision

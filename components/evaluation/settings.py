@@ -27,3 +27,11 @@ class EvaluateSettings(Settings):
     bootstrap: int = Field(
         1000, ge=0, le=100_000, description="resamples for the 95 % interval; 0 for no interval"
     )
+
+    def thresholds(self) -> dict[str, float]:
+        """The detector's thresholds, by its own names for them."""
+        return {
+            "score_thresh": self.score_threshold,
+            "nms_thresh": self.nms_threshold,
+            "max_detections_per_image": self.max_detections,
+        }

@@ -82,7 +82,8 @@ def _compare_image(
     free = scores_b > 0
     unmatched = 0
     score_difference, min_iou, compared = 0.0, 1.0, 0
-    cut = max(threshold, scores_a[-1], scores_b[-1]) + score_tolerance
+    # A list's last score cuts only where both lists are full.
+    cut = max(threshold, min(scores_a[-1], scores_b[-1])) + score_tolerance
     for box, score, label in zip(boxes_a, scores_a, labels_a, strict=True):
         if score <= 0:
             continue

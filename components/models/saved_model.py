@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from components.data.loaders import normalize
 from components.errors import ModelError
-from components.evaluation.settings import EvaluateSettings
 from components.files import atomic_path, read_json, write_json
 from components.models.backbones import BackboneConfig, FeatureBackboneConfig
 from components.models.classifier import ImageClassifier
@@ -126,21 +125,19 @@ class InferenceModel(nn.Module):
 
 
 def load_for_inference(
-    folder: Path, settings: EvaluateSettings
+    folder: Path, **thresholds: float
 ) -> tuple[InferenceModel, ModelDescription]:
-    """A trained model that turns images into predictions by these thresholds.
+    """A trained model that turns images into predictions.
+
+    Args:
+        folder: as `save_model` wrote it.
+        thresholds: `score_thresh`, `nms_thresh`, `max_detections_per_image` of a detector; a
+            classifier has none and ignores them.
 
     Raises:
         ModelError: nothing there, or the files do not fit each other.
     """
     folder = Path(folder)
     description = _read_description(folder)
-    thresholds = {}
-    if description.task == "detection":
-        thresholds = {
-            "score_thresh": settings.score_threshold,
-            "nms_thresh": settings.nms_threshold,
-            "max_detections_per_image": settings.max_detections,
-        }
-    model, _ = load_model(folder, **thresholds)
+    model, _ = load_model(folder, **(thresholds if description.task == "detection" else {}))
     return InferenceModel(model, description).eval(), description

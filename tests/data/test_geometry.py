@@ -1,0 +1,37 @@
+"""The one rule by which images come to the model's size."""
+
+import numpy as np
+import pytest
+
+from components.data.geometry import FILL, resized_shape, to_input
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "resize", "fraction", "expected", "reason"),
+    [
+        ((480, 640), (256, 320), "letterbox", 1.0, (240, 320), "width decides"),
+        ((640, 480), (256, 320), "letterbox", 1.0, (256, 192), "height decides"),
+        ((10, 20), (64, 64), "letterbox", 1.0, (32, 64), "small images are scaled up"),
+        ((1, 5000), (64, 64), "letterbox", 1.0, (1, 64), "never less than a pixel"),
+        ((400, 533), (160, 160), "crop", 1.0, (160, 213), "the short side fills the input"),
+        ((400, 400), (160, 160), "crop", 0.8, (200, 200), "the input is a share of it"),
+        ((3, 900), (32, 32), "crop", 1.0, (32, 9600), "it covers the input, however odd"),
+    ],
+)
+def test_resized_shape(shape, size, resize, fraction, expected, reason):
+    assert resized_shape(*shape, size, resize, fraction) == expected, reason
+
+
+def test_letterbox_puts_the_image_at_the_top_left_and_fills_with_grey():
+    image = np.full((30, 60, 3), 200, dtype=np.uint8)
+    fitted, scale = to_input(image, (64, 64), "letterbox", 1.0)
+    assert fitted.shape == (64, 64, 3)
+    assert (fitted[:32] == 200).all() and (fitted[32:] == FILL).all()
+    assert scale == pytest.approx((32 / 30, 64 / 60))
+
+
+def test_crop_takes_the_centre():
+    image = np.zeros((64, 128, 3), dtype=np.uint8)
+    image[:, 32:96] = 255
+    fitted, _ = to_input(image, (64, 64), "crop", 1.0)
+    assert (fitted == 255).all()

@@ -1,0 +1,139 @@
+"""Packed store, splits, and batches that depend on seed, epoch and image alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from data_helpers import make_store
+
+from components.data.loaders import EpochSampler, PreparedDataModule, PreparedDataset
+from components.data.settings import AugmentSettings
+from components.data.splits import assign_splits
+from components.data.store import PreparedStore
+from components.errors import DataError
+
+
+def table(num_images: int, **columns) -> pd.DataFrame:
+    frame = pd.DataFrame({"sha256": [f"{i:064x}" for i in range(num_images)]})
+    return frame.assign(**{"group": None, "split": None, **columns})
+
+
+class TestSplits:
+    def test_shares_are_about_what_is_asked(self):
+        splits, source = assign_splits(table(4000), 0.2, 0.1)
+        assert source == "hash"
+        assert splits.value_counts(normalize=True).to_dict() == pytest.approx(
+            {"train": 0.7, "val": 0.2, "test": 0.1}, abs=0.02
+        )
+
+    def test_an_image_keeps_its_split_as_data_grows(self):
+        small, _ = assign_splits(table(300), 0.2, 0.2)
+        grown, _ = assign_splits(table(900), 0.2, 0.2)
+        assert (grown[:300] == small).all()
+
+    def test_a_larger_test_share_takes_only_from_the_neighbours(self):
+        narrow, _ = assign_splits(table(900), 0.2, 0.1)
+        wide, _ = assign_splits(table(900), 0.2, 0.2)
+        assert (wide[narrow == "test"] == "test").all()
+
+    def test_a_group_stays_together(self):
+        groups = [f"video {i // 10}" for i in range(600)]
+        splits, _ = assign_splits(table(600, group=groups), 0.2, 0.2)
+        assert (splits.groupby(groups).nunique() == 1).all()
+        assert splits.nunique() == 3
+
+    def test_given_splits_are_respected(self):
+        given = ["train", "val", "train", "test"]
+        splits, source = assign_splits(table(4, split=given), 0.5, 0.2)
+        assert splits.tolist() == given and source == "given"
+
+    def test_only_train_given_is_as_if_none_were(self):
+        splits, source = assign_splits(table(400, split=["train"] * 400), 0.2, 0.2)
+        assert source == "hash" and splits.nunique() == 3
+
+    def test_an_empty_split_says_what_to_do(self):
+        with pytest.raises(DataError, match=r"the val split is empty .* preprocess.val_fraction"):
+            assign_splits(table(3, split=["train", "test", "train"]), 0.1, 0.1)
+
+
+def test_boxes_are_scaled_from_original_to_stored_pixels(tmp_path):
+    store = make_store(tmp_path / "store")
+    boxes, labels = store.boxes(0)
+    expected = store.objects.iloc[0]
+    x, y = expected["x"] / 2, expected["y"] / 2
+    assert boxes.tolist() == [[x, y, x + 32, y + 32]]
+    assert labels.tolist() == [0]
+
+
+def test_a_cut_file_is_noticed(tmp_path):
+    make_store(tmp_path / "store")
+    file = tmp_path / "store" / "images.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"images.bin: \d+ bytes, but the index describes \d+"):
+        PreparedStore.open(tmp_path / "store")
+
+
+def test_no_store_names_the_stage_to_run(tmp_path):
+    with pytest.raises(DataError, match="run the preprocess stage first"):
+        PreparedStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_an_item_depends_on_seed_epoch_and_image_alone(tmp_path, task):
+    store = make_store(tmp_path / "store", task)
+    settings = AugmentSettings(scale=(0.5, 1.0))
+    dataset = PreparedDataset(store, settings, seed=1)
+    torch.manual_seed(5)
+    first = dataset[(3, 2)]
+    stream = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), stream)  # the global stream was left alone
+    assert torch.equal(dataset[(3, 2)]["image"], first["image"])
+    assert not torch.equal(dataset[(4, 2)]["image"], first["image"])
+    other = PreparedDataset(store, settings, seed=2)
+    assert not torch.equal(other[(3, 2)]["image"], first["image"])
+
+
+def test_workers_change_nothing(tmp_path):
+    store = make_store(tmp_path / "store", num_images=20)
+
+    def batches(num_workers):
+        data = PreparedDataModule(
+            store, 4, (0.5,) * 3, (0.5,) * 3, AugmentSettings(), seed=3, num_workers=num_workers
+        )
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(2)
+        return list(loader)
+
+    for ours, theirs in zip(batches(0), batches(2), strict=True):
+        assert torch.equal(ours["images"], theirs["images"])
+        assert all(torch.equal(a, b) for a, b in zip(ours["boxes"], theirs["boxes"], strict=True))
+
+
+def test_augmented_boxes_stay_on_their_object(tmp_path):
+    """The bright square is where the box says, whatever was done to the image."""
+    store = make_store(tmp_path / "store", num_images=10)
+    settings = AugmentSettings(flip=0.5, vertical_flip=0.5, scale=(0.6, 1.4), color=0)
+    dataset = PreparedDataset(store, settings, seed=0)
+    seen = 0
+    for epoch in range(6):
+        item = dataset[(epoch, 0)]
+        assert item["image"].shape == (3, 64, 64)
+        for box in item["boxes"]:
+            x1, y1, x2, y2 = (round(float(v)) for v in box)
+            inside = item["image"][0, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].float()
+            if inside.numel():
+                assert inside.mean() > 220
+                seen += 1
+    assert seen >= 4
+
+
+def test_order_changes_with_the_epoch_and_holds_every_row():
+    sampler = EpochSampler(np.arange(50), seed=0)
+    first = [row for _, row in sampler]
+    sampler.set_epoch(1)
+    second = [row for _, row in sampler]
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    sampler.set_epoch(0)
+    assert [row for _, row in sampler] == first

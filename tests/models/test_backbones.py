@@ -1,0 +1,140 @@
+"""timm models as backbones: strides, channels, weights, messages."""
+
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from components.errors import ModelError
+from components.models.backbones import (
+    BackboneConfig,
+    FeatureBackboneConfig,
+    count_parameters,
+    create_backbone,
+    create_feature_backbone,
+    get_feature_channels,
+    get_feature_strides,
+    list_backbones,
+    normalization,
+)
+from components.models.pretrained import LITE0, lite0_to_timm, packaged_weights, read_state
+
+
+def test_there_are_many_names():
+    assert len(list_backbones()) > 1000
+    assert "convnext_atto" in list_backbones("convnext*")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet18", [128, 256, 512]),
+        (LITE0, [40, 112, 320]),
+        ("convnext_atto", [80, 160, 320]),  # four stages
+        ("swin_tiny_patch4_window7_224", [192, 384, 768]),  # NHWC
+        ("mobilenetv3_small_050", [16, 24, 288]),
+        ("densenet121", [512, 1024, 1024]),
+    ],
+)
+def test_a_plain_name_gives_maps_of_strides_8_16_32(name, channels):
+    extra = {"img_size": 64} if "swin" in name else {}
+    backbone = create_feature_backbone(
+        FeatureBackboneConfig(name, pretrained=False, extra_kwargs=extra)
+    ).eval()
+    assert get_feature_strides(backbone) == [8, 16, 32]
+    assert get_feature_channels(backbone) == channels
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, 64, 64))
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (c, 64 // s, 64 // s) for c, s in zip(channels, (8, 16, 32), strict=True)
+    ]
+
+
+def test_out_indices_are_timms_own():
+    backbone = create_feature_backbone(
+        FeatureBackboneConfig("resnet18", pretrained=False, out_indices=(1, 3))
+    )
+    assert get_feature_strides(backbone) == [4, 16]
+
+
+@pytest.mark.parametrize("create", [create_backbone, create_feature_backbone])
+def test_an_unknown_name_is_answered_with_the_nearest(create):
+    with pytest.raises(ValueError, match=r"unknown backbone 'resnet5O'; did you mean .*resnet50"):
+        create("resnet5O")
+
+
+def test_a_model_without_feature_maps_of_the_strides_says_so():
+    with pytest.raises(ModelError, match=r"strides .*a detector needs \[8, 16, 32\]"):
+        create_feature_backbone(FeatureBackboneConfig("vit_tiny_patch16_224", pretrained=False))
+
+
+def test_parameters_are_counted():
+    backbone = create_backbone(BackboneConfig("resnet18", pretrained=False))
+    assert count_parameters(backbone) == 11_176_512
+    backbone.requires_grad_(False)
+    assert count_parameters(backbone) == 0
+    assert count_parameters(backbone, trainable_only=False) == 11_176_512
+
+
+class TestLocalWeights:
+    def config(self, path, kind=BackboneConfig):
+        return kind("resnet18", pretrained=str(path))
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    @pytest.mark.parametrize("kind", [BackboneConfig, FeatureBackboneConfig])
+    def test_are_loaded_into_classifier_and_detector_alike(self, tmp_path, suffix, kind):
+        source = timm.create_model("resnet18", pretrained=False)
+        path = tmp_path / f"weights{suffix}"
+        save = save_file if suffix == ".safetensors" else torch.save
+        save(source.state_dict(), path)
+        if kind is BackboneConfig:
+            loaded = create_backbone(self.config(path)).state_dict()
+        else:
+            loaded = create_feature_backbone(self.config(path, kind)).body.state_dict()
+        assert torch.equal(loaded["layer4.1.conv2.weight"], source.layer4[1].conv2.weight)
+
+    def test_of_a_flattened_features_model(self, tmp_path):
+        source = timm.create_model("convnext_atto", pretrained=False)
+        save_file(source.state_dict(), tmp_path / "w.safetensors")
+        config = FeatureBackboneConfig("convnext_atto", pretrained=str(tmp_path / "w.safetensors"))
+        loaded = create_feature_backbone(config).body.state_dict()
+        name = "blocks.0.conv_dw.weight"
+        assert torch.equal(loaded[f"stages_3.{name}"], source.state_dict()[f"stages.3.{name}"])
+
+    def test_that_are_missing(self, tmp_path):
+        with pytest.raises(ModelError, match="no such weights file"):
+            create_backbone(self.config(tmp_path / "none.pth"))
+
+    def test_of_another_model(self, tmp_path):
+        save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+        with pytest.raises(ModelError, match=r"not the weights of this backbone: \d+ of \d+"):
+            create_backbone(self.config(tmp_path / "w.safetensors"))
+
+    def test_that_would_run_code_are_refused(self, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (tmp_path.joinpath("ran").touch, ())
+
+        path = tmp_path / "evil.pth"
+        path.write_bytes(pickle.dumps({"state_dict": Evil()}))
+        with pytest.raises(ModelError, match="cannot be read"):
+            create_backbone(self.config(path))
+        assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(packaged_weights(LITE0) is None, reason="extra `weights` is not installed")
+class TestPackagedLite0:
+    def test_every_tensor_has_its_place(self):
+        path = packaged_weights(LITE0)
+        model = timm.create_model(LITE0, pretrained=False)
+        model.load_state_dict(lite0_to_timm(read_state(path)), strict=True)
+
+    def test_is_what_pretrained_means(self):
+        pretrained = create_backbone(BackboneConfig(LITE0)).state_dict()
+        stem = read_state(packaged_weights(LITE0))["_conv_stem.weight"]
+        assert torch.equal(pretrained["conv_stem.weight"], stem)
+
+    def test_its_normalisation_is_its_own(self):
+        assert normalization(LITE0) == ((0.5,) * 3, (0.5,) * 3)

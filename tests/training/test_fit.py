@@ -1,0 +1,91 @@
+"""The training run: it learns, repeats itself exactly, and resumes as if never interrupted."""
+
+import pytest
+import torch
+from data_helpers import make_store
+
+from components.data.loaders import PreparedDataModule
+from components.data.settings import AugmentSettings
+from components.errors import TrainingError
+from components.models.backbones import BackboneConfig, FeatureBackboneConfig
+from components.models.classifier import ImageClassifier
+from components.models.detector import ObjectDetector
+from components.training.fit import fit
+from components.training.settings import TrainSettings
+
+NAME = "mobilenetv3_small_050"
+
+
+def build(task):
+    torch.manual_seed(0)
+    if task == "classification":
+        return ImageClassifier(BackboneConfig(NAME, pretrained=False), 2, lr=3e-3, head_dropout=0.2)
+    return ObjectDetector(
+        FeatureBackboneConfig(NAME, pretrained=False), 2, lr=3e-3, fpn_channels=32, head_num_convs=1
+    )
+
+
+def run(store, resume_dir, *, on_epoch=None, **settings):
+    defaults = {"epochs": 3, "warmup_epochs": 0, "batch_size": 4, "ema_decay": 0.9}
+    settings = TrainSettings(**{**defaults, **settings})
+    augment = AugmentSettings(scale=(0.6, 1.0))
+    data = PreparedDataModule(store, settings.batch_size, (0.5,) * 3, (0.5,) * 3, augment, seed=7)
+    return fit(build(store.info.task), data, settings, 7, resume_dir, on_epoch)
+
+
+def same(ours, theirs) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_the_same_seed_gives_the_same_weights(tmp_path, task):
+    store = make_store(tmp_path / "store", task)
+    first = run(store, tmp_path / "a")
+    torch.rand(5)  # whatever was drawn before must not matter
+    second = run(store, tmp_path / "b")
+    assert same(first.state, second.state)
+    assert first.rows == second.rows
+    assert not (tmp_path / "a").exists()  # nothing is left to resume
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_interrupted_after_an_epoch_it_ends_with_the_same_weights(tmp_path, task, stop_after):
+    store = make_store(tmp_path / "store", task)
+    whole = run(store, tmp_path / "whole")
+
+    def interrupt(row):
+        if row["epoch"] == stop_after + 1:
+            raise SystemExit  # in the middle of what would be the next epoch's end
+
+    with pytest.raises(SystemExit):
+        run(store, tmp_path / "cut", on_epoch=interrupt)
+    assert (tmp_path / "cut" / "last.ckpt").exists()
+    resumed = run(store, tmp_path / "cut")
+    assert [row["epoch"] for row in resumed.rows] == [1, 2, 3]
+    assert same(whole.state, resumed.state)
+    assert (resumed.best, resumed.best_epoch) == (whole.best, whole.best_epoch)
+
+
+def test_it_learns(tmp_path):
+    store = make_store(tmp_path / "store", "classification", num_images=60)
+    result = run(store, tmp_path / "resume", epochs=8, ema_decay=0.5)
+    assert result.rows[-1]["val_loss"] < 0.5 * result.rows[0]["val_loss"]
+    assert result.best >= 0.9
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_place_and_the_remedy(tmp_path):
+    store = make_store(tmp_path / "store", "classification")
+    module = build("classification")
+    with torch.no_grad():
+        module.network.head.weight.fill_(float("nan"))
+    settings = TrainSettings(epochs=2, batch_size=4, warmup_epochs=0)
+    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(TrainingError, match=r"loss is nan at epoch 1, step 1: lower train.lr"):
+        fit(module, data, settings, 0, tmp_path / "resume")
+
+
+def test_patience_stops_early(tmp_path):
+    store = make_store(tmp_path / "store", "classification", num_images=20)
+    result = run(store, tmp_path / "resume", epochs=30, patience=2, lr=1e-3)
+    assert len(result.rows) < 30
