@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.files import sha256, write_text
 from tasks.layout import Layout
@@ -100,18 +100,15 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
     from components.models.saved_model import ModelDescription
 
     mean, std = normalization(settings.backbone)
+    detector = settings.detector
     if info.task == "detection":
-        detector = settings.detector
-        arch, options = (
-            detector.arch,
-            {
-                "fpn_channels": detector.fpn_channels,
-                "head_num_convs": detector.head_num_convs,
-                "center_sampling_radius": detector.center_sampling_radius,
-            },
-        )
+        options: dict[str, Any] = {
+            "fpn_channels": detector.fpn_channels,
+            "head_num_convs": detector.head_num_convs,
+            "center_sampling_radius": detector.center_sampling_radius,
+        }
     else:
-        arch, options = "", {"head_dropout": settings.classifier.head_dropout}
+        options = {"head_dropout": settings.classifier.head_dropout}
     return ModelDescription(
         task=info.task,
         backbone=settings.backbone,
@@ -122,7 +119,7 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
         mean=mean,
         std=std,
         fingerprint=info.fingerprint,
-        arch=arch,
+        arch=detector.arch if info.task == "detection" else "",
         options=options,
     )
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxscript
 import torch
-from onnxscript import opset18
 
 from components.errors import ExportError
 from components.files import atomic_path
@@ -30,20 +30,19 @@ def _onnx_nms_keep(
     boxes_xyxy: Any, scores: Any, iou_threshold: float, score_threshold: float
 ) -> Any:
     """`timmflow::nms_keep` in ONNX, traced by the exporter: which candidates [B, K] survive."""
+    op: Any = onnxscript.opset18  # its annotations know ONNX's types, not traced values
     # NonMaxSuppression wants [B, classes, K] scores; classes were moved apart, so there is one.
-    one_class = opset18.Unsqueeze(scores, opset18.Constant(value_ints=[1]))
-    count = opset18.Shape(scores, start=1, end=2)
-    iou = opset18.Constant(value_float=iou_threshold)
-    floor = opset18.Constant(value_float=score_threshold)
-    selected = opset18.NonMaxSuppression(boxes_xyxy, one_class, count, iou, floor)
+    one_class = op.Unsqueeze(scores, op.Constant(value_ints=[1]))
+    count = op.Shape(scores, start=1, end=2)
+    iou = op.Constant(value_float=iou_threshold)
+    floor = op.Constant(value_float=score_threshold)
+    selected = op.NonMaxSuppression(boxes_xyxy, one_class, count, iou, floor)
     # Its rows are (image, class, candidate); mark them in a table of zeros.
-    places = opset18.Gather(selected, opset18.Constant(value_ints=[0, 2]), axis=1)
-    nothing = opset18.ConstantOfShape(opset18.Shape(scores))
-    ones = opset18.Expand(
-        opset18.Constant(value_floats=[1.0]), opset18.Shape(selected, start=0, end=1)
-    )
-    marks = opset18.ScatterND(nothing, places, ones)
-    return opset18.Greater(marks, opset18.Constant(value_float=0.5))
+    places = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
+    nothing = op.ConstantOfShape(op.Shape(scores))
+    ones = op.Expand(op.Constant(value_floats=[1.0]), op.Shape(selected, start=0, end=1))
+    marks = op.ScatterND(nothing, places, ones)
+    return op.Greater(marks, op.Constant(value_float=0.5))
 
 
 def write_onnx(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from components.errors import ModelError
@@ -112,7 +113,7 @@ def create_feature_backbone(config: FeatureBackboneConfig | str) -> FeatureBackb
     if indices is None:
         indices = _indices_of_strides(config.model_name)
     body = _create(config, features_only=True, out_indices=indices)
-    facts = body.feature_info.get_dicts(["num_chs", "reduction"])
+    facts = cast(FeatureInfo, body.feature_info).get_dicts(["num_chs", "reduction"])
     return FeatureBackbone(
         body, [fact["num_chs"] for fact in facts], [fact["reduction"] for fact in facts]
     )
@@ -129,7 +130,7 @@ def _indices_of_strides(model_name: str) -> tuple[int, ...]:
         raise ModelError(
             f"backbone {model_name!r} offers no feature maps, which a detector needs: {error}"
         ) from None
-    reductions = probe.feature_info.reduction()
+    reductions = cast(FeatureInfo, probe.feature_info).reduction()
     # For a model whose extra last feature repeats a stride, the deepest one is meant.
     found = {stride: index for index, stride in enumerate(reductions)}
     if not all(stride in found for stride in _DETECTION_STRIDES):

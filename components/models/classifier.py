@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +11,19 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from components.models.backbones import BackboneConfig, create_backbone
-from components.models.vision_module import Batch, VisionModule
+from components.models.vision_module import Batch, VisionModule, VisionNetwork
 
 
-class ClassifierNetwork(nn.Module):
+class ClassifierNetwork(VisionNetwork):
     """Images [B, 3, H, W], normalised, to logits [B, C]."""
 
     def __init__(self, backbone: nn.Module, num_classes: int, head_dropout: float):
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(head_dropout) if head_dropout > 0 else nn.Identity()
-        width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
-        self.head = nn.Linear(int(width), num_classes)
+        # Some families (MobileNetV3) have a hidden layer between the last features and the head.
+        width = cast(int, getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+        self.head = nn.Linear(width, num_classes)
         # Zero logits at the start: every class equally likely, and a first loss of log C.
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from components.models.backbones import FeatureBackbone
+from components.models.vision_module import VisionNetwork
 
 _MAX_LOG_DISTANCE = 7.0  # exp(7) strides is wider than any image; keeps early training finite
 
@@ -68,7 +70,8 @@ class FcosHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         # At the start every point says "an object" with this probability (RetinaNet, section 3.3).
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
+        with torch.no_grad():
+            cast(Tensor, self.cls_logits.bias).fill_(-math.log((1 - prior) / prior))
 
     def forward(self, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Raw outputs of each level; see `FcosNetwork.forward`."""
@@ -82,7 +85,7 @@ class FcosHead(nn.Module):
         return classes, sides, centers
 
 
-class FcosNetwork(nn.Module):
+class FcosNetwork(VisionNetwork):
     """Backbone, pyramid, head (Tian et al. 2019, arXiv:1904.01355).
 
     Args:

@@ -15,15 +15,22 @@ from components.models.optimizers import create_optimizer, create_scheduler
 Batch = dict[str, Any]
 
 
+class VisionNetwork(nn.Module):
+    """Holds every weight of a model; its timm model is apart from the rest."""
+
+    backbone: nn.Module
+
+
 class VisionModule(LightningModule):
     """A network with a loss, metrics and an optimizer; one `model_step` serves all stages.
 
     Attributes:
         network: holds every weight; `network.backbone` is the timm model.
-        class_names: set where they are known; used by exports.
+        main_metric: name of the metric that decides which epoch is best.
     """
 
-    network: nn.Module
+    network: VisionNetwork
+    main_metric: str  # of validation; higher is better
 
     def __init__(
         self,

@@ -9,22 +9,27 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.errors import TrainingError
 from components.files import atomic_path
 
 
+def _network(module: LightningModule) -> nn.Module:
+    """The part of a `VisionModule` that holds its weights."""
+    return cast(nn.Module, module.network)
+
+
 class _RampedEma(ModelEmaV3):
     """timm's EMA with a decay that ramps up, so that the first weights fade."""
 
-    def __init__(self, model: torch.nn.Module, decay: float, tau: float):
+    def __init__(self, model: nn.Module, decay: float, tau: float):
         super().__init__(model, decay=decay)
         self.tau = tau
 
@@ -51,7 +56,7 @@ class Ema(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the network as it is, or from the checkpoint's average."""
-        self._ema = _RampedEma(pl_module.network, self.decay, self.tau)
+        self._ema = _RampedEma(_network(pl_module), self.decay, self.tau)
         if self._loaded is not None:
             self._ema.module.load_state_dict(self._loaded)
             self._loaded = None
@@ -62,19 +67,19 @@ class Ema(Callback):
         """Take the step into the average."""
         assert self._ema is not None
         self._num_updates += 1
-        self._ema.update(pl_module.network, step=self._num_updates)
+        self._ema.update(_network(pl_module), step=self._num_updates)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the average, not the last step."""
         if self._ema is None:
             return
-        self._own = {k: v.clone() for k, v in pl_module.network.state_dict().items()}
-        pl_module.network.load_state_dict(self._ema.module.state_dict())
+        self._own = {k: v.clone() for k, v in _network(pl_module).state_dict().items()}
+        _network(pl_module).load_state_dict(self._ema.module.state_dict())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the trained weights back."""
         if self._own is not None:
-            pl_module.network.load_state_dict(self._own)
+            _network(pl_module).load_state_dict(self._own)
             self._own = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,7 +118,7 @@ class BestWeights(Callback):
             self.best, self.best_epoch = value, trainer.current_epoch + 1
             if trainer.is_global_zero:
                 with atomic_path(self.path) as draft:
-                    state = pl_module.network.state_dict()
+                    state = _network(pl_module).state_dict()
                     save_file({k: v.contiguous() for k, v in state.items()}, draft)
 
     def state_dict(self) -> dict[str, Any]:
