@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.errors import DataError
 from components.files import atomic_path, rounded, write_json
 from tasks.layout import Layout
 from tasks.params import Params
@@ -117,6 +118,11 @@ def _evaluate_detector(
     rows = store.rows(split)
     image_ids = store.index["image_id"].to_numpy()
     truth = true_objects(store, rows)
+    if truth.is_crowd.all():  # none at all, too
+        raise DataError(
+            f"the {split} split has {len(rows)} images and no object to find, so there is nothing "
+            "to measure: choose another evaluate.split, or change the data's splits"
+        )
     predictions = predicted_objects(store, _outputs(params, layout, store, rows))
     result = evaluate_detection(
         truth,
