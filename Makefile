@@ -43,4 +43,4 @@ bench: setup  ## measure, side by side with peers (see benchmarks/)
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
 
 clean:  ## remove what runs wrote; raw data and the DVC cache stay
-	@rm -rf data/tables data/prepared models reports metrics plots dvc_plots .resume wandb .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf data/.*.part data/tables data/prepared models reports metrics plots dvc_plots .resume wandb .pytest_cache .mypy_cache .ruff_cache

@@ -27,10 +27,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     draft = scratch / path.name
     try:
         yield draft
+        aside = scratch / f"{path.name}.old"
         if draft.is_dir() and path.is_dir():
             # A folder cannot be renamed over another; move the old one aside first.
-            path.rename(scratch / f"{path.name}.old")
-        draft.replace(path)
+            path.rename(aside)
+        try:
+            draft.replace(path)
+        except OSError:
+            if aside.exists():
+                aside.rename(path)
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -35,7 +35,7 @@ def evaluate(params: Params, layout: Layout) -> Figures:
     """
     from components.runtime import configure_torch
 
-    configure_torch(params.train.num_threads)
+    configure_torch()
 
     from components.data.store import PreparedStore
 

@@ -6,6 +6,7 @@ agrees with PyTorch on real images. Parameters: sections `base`, `evaluate` (thr
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 
@@ -31,7 +32,7 @@ def export(params: Params, layout: Layout) -> Figures:
     """
     from components.runtime import configure_torch
 
-    configure_torch(params.train.num_threads)
+    configure_torch()
 
     import numpy as np
     import torch
@@ -49,6 +50,8 @@ def export(params: Params, layout: Layout) -> Figures:
     rows = store.rows(store.evaluated_split(params.evaluate.split))[: settings.parity_images]
     images = [fit(store.image(row), description.image_size, description.resize) for row in rows]
     facts = {"git_revision": git_revision(layout.root), "license": settings.license}
+    if description.task == "detection":
+        facts |= {name: json.dumps(value) for name, value in params.evaluate.thresholds().items()}
     with atomic_path(layout.onnx) as draft:
         write_onnx(model, description, draft, settings.opset, facts)
         predictor = OnnxPredictor(draft)
@@ -69,6 +72,11 @@ def export(params: Params, layout: Layout) -> Figures:
                     settings.score_tolerance,
                     params.evaluate.score_threshold,
                 )
+        if parity.num_compared == 0:
+            raise ExportError(
+                f"the model finds nothing on {len(images)} images, so that the file's equality "
+                "cannot be proved: lower evaluate.score_threshold, or train longer"
+            )
         if not parity.holds(settings.score_tolerance):
             raise ExportError(
                 f"the ONNX file is not equal to the model: of {parity.num_compared} values on "

@@ -92,6 +92,8 @@ def load(path: Path) -> Params:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; examples/ holds whole ones to copy") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):

@@ -75,6 +75,18 @@ def _draw(pixels: Any, answer: dict[str, Any], classes: list[str], target: Path)
         Image.fromarray(picture).save(draft)
 
 
+def _check_drawing(parser: argparse.ArgumentParser, draw: Path, images: list[Path]) -> None:
+    """Refuse a place for pictures that cannot be written, before any work is done."""
+    from PIL import Image
+
+    if len(images) > 1 and len({path.stem for path in images}) < len(images):
+        parser.error("--draw: two images have the same name; draw them one by one")
+    if len(images) == 1 and (
+        draw.is_dir() or draw.suffix.lower() not in Image.registered_extensions()
+    ):
+        parser.error(f"--draw {draw}: must name a picture file, for example out.png")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(
@@ -89,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         "--threshold", type=float, default=0.3, help="smallest score of a detection (default 0.3)"
     )
     args = parser.parse_args(argv)
+    if args.draw is not None:
+        _check_drawing(parser, args.draw, args.images)
     try:
         results = predict(args.model, args.images, args.draw, args.threshold)
     except TimmflowError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from components.errors import DataError
 from components.files import read_json
 from tasks.layout import Layout
 from tasks.params import Params
@@ -23,7 +25,7 @@ def tracked(
     """Record a stage with W&B, offline; see `components.tracking.stage_run`.
 
     `WANDB_MODE=disabled` switches it off. `WANDB_PROJECT` and `WANDB_RUN_GROUP` name project and
-    group; without the latter the group is the data and the parameters the stage runs on.
+    group; without the latter the group is the commit and a hash of the parameters.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
         return _untracked()
@@ -40,18 +42,25 @@ def tracked(
 
     config = params.model_dump(mode="json", by_alias=True)
     config["git_revision"] = git_revision(layout.root)
-    for name, folder in (("tables", layout.tables), ("prepared", layout.prepared)):
+    if stage not in ("validate", "preprocess"):
         # Lineage that holds offline too: W&B's own needs the server.
-        if stage != "validate" and (folder / "dataset.json").exists():
-            config[f"{name}_fingerprint"] = read_json(folder / "dataset.json")["fingerprint"]
+        config["data_fingerprint"] = _fingerprint(layout)
+    run_hash = hashlib.sha256(params.model_dump_json().encode()).hexdigest()[:6]
     return stage_run(
         stage,
         os.environ.get("WANDB_PROJECT", PROJECT),
-        os.environ.get("WANDB_RUN_GROUP", f"repro-{config['git_revision'][:8]}"),
+        os.environ.get("WANDB_RUN_GROUP", f"{config['git_revision'][:8]}-{run_hash}"),
         config,
         layout.root,
         _outputs(stage, layout),
     )
+
+
+def _fingerprint(layout: Layout) -> str:
+    try:
+        return str(read_json(layout.prepared / "dataset.json")["fingerprint"])
+    except (DataError, KeyError, TypeError):
+        return "unknown"  # the stage itself will say what is wrong
 
 
 @contextmanager

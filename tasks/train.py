@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.errors import DataError, ModelError
 from components.files import sha256, write_text
 from tasks.layout import Layout
 from tasks.params import Params
@@ -32,7 +36,8 @@ def train(params: Params, layout: Layout) -> Figures:
         `seconds`, `num_parameters`.
 
     Raises:
-        ModelError: the backbone is not known or its weights cannot be had.
+        ModelError: the backbone is not known, its weights cannot be had, or it does not work at
+            this image size.
         TrainingError: the loss is not finite, or nothing was learnt.
     """
     from components.runtime import configure_torch
@@ -43,7 +48,7 @@ def train(params: Params, layout: Layout) -> Figures:
     from components.data.loaders import PreparedDataModule
     from components.data.store import PreparedStore
     from components.models.backbones import count_parameters
-    from components.models.saved_model import build_model, save_model
+    from components.models.saved_model import assert_runs, build_model, save_model
     from components.training.fit import fit
 
     store = PreparedStore.open(layout.prepared)
@@ -70,9 +75,9 @@ def train(params: Params, layout: Layout) -> Figures:
         params.base.seed,
         settings.num_workers,
     )
-    result = fit(
-        module, data, settings, params.base.seed, layout.resume / resume_key(params, layout)
-    )
+    assert_runs(module, description)
+    resume_dir = layout.resume / resume_key(params, layout)
+    result = fit(module, data, settings, params.base.seed, resume_dir)
     save_model(layout.weights, description, result.state)
     columns = sorted({name for row in result.rows for name in row} - {"epoch"})
     lines = [",".join(["epoch", *columns])]
@@ -82,13 +87,17 @@ def train(params: Params, layout: Layout) -> Figures:
     ]
     write_text(layout.plots / "train.csv", "\n".join(lines) + "\n")
     best = result.rows[result.best_epoch - 1]
+    # Only now: until here a kill would have cost the training. Leftovers of other parameters, data
+    # or code go too.
+    shutil.rmtree(layout.resume, ignore_errors=True)
     return {
         "num_epochs": len(result.rows),
         "best_epoch": result.best_epoch,
         "monitor": result.monitor,
         "best": result.best,
         "train_loss": best["train_loss"],
-        "val_loss": best["val_loss"],
+        # A model may rank well and still be infinitely sure of one mistake.
+        **({"val_loss": best["val_loss"]} if math.isfinite(best["val_loss"]) else {}),
         "seconds": result.seconds,
         "num_parameters": count_parameters(module, trainable_only=False),
     }
@@ -99,7 +108,12 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
     from components.models.backbones import normalization
     from components.models.saved_model import ModelDescription
 
-    mean, std = normalization(settings.backbone)
+    if info.task == "classification" and len(info.classes) < 2:
+        raise DataError(f"the data has one class, {info.classes[0]!r}; a classifier needs two")
+    try:
+        mean, std = normalization(settings.backbone)
+    except ValueError as error:
+        raise ModelError(f"train.backbone: {error}") from None
     detector = settings.detector
     if info.task == "detection":
         options: dict[str, Any] = {
@@ -135,6 +149,10 @@ def resume_key(params: Params, layout: Layout) -> str:
         digest.update(section.model_dump_json().encode())
     for file in sorted(layout.prepared.glob("*")):
         digest.update(sha256(file).encode())
+    if isinstance(params.train.pretrained, str) and Path(params.train.pretrained).is_file():
+        digest.update(sha256(Path(params.train.pretrained)).encode())
+    for package in ("torch", "timm", "lightning"):
+        digest.update(version(package).encode())
     code = Path(__file__).parents[1]
     for file in sorted([*code.glob("components/**/*.py"), *code.glob("tasks/train.py")]):
         digest.update(json.dumps([file.relative_to(code).as_posix(), sha256(file)]).encode())

@@ -40,6 +40,22 @@ def resized_shape(
     return max(target_h, round(height * scale)), max(target_w, round(width * scale))
 
 
+def trimmed(
+    pixels: np.ndarray, image_size: tuple[int, int], resize: Resize, crop_fraction: float
+) -> np.ndarray:
+    """The image's centre, where it is so long that scaling its short side up would fill the memory.
+
+    Only `crop` scales by the short side. What goes lies outside any centre crop.
+    """
+    if resize == "letterbox":
+        return pixels
+    height, width = pixels.shape[:2]
+    longest = max(4.0, max(image_size) / min(image_size) / crop_fraction)
+    top = max(0, height - round(longest * width)) // 2
+    left = max(0, width - round(longest * height)) // 2
+    return pixels[top : height - top, left : width - left]
+
+
 def scale_image(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resample uint8 RGB [H, W, 3] to `shape` (height, width); antialiased bilinear."""
     if pixels.shape[:2] == tuple(shape):
@@ -69,6 +85,7 @@ def to_input(
         uint8 RGB [image_size, 3], and (scale_y, scale_x): input pixels per original pixel, by which
         predicted boxes are divided (letterbox only).
     """
+    pixels = trimmed(pixels, image_size, resize, crop_fraction)
     height, width = pixels.shape[:2]
     shape = resized_shape(height, width, image_size, resize, crop_fraction)
     fitted = fit(scale_image(pixels, shape), image_size, resize)

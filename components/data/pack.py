@@ -16,7 +16,7 @@ import pandas as pd
 from components.contract.paths import resolve_inside
 from components.contract.pixels import load_rgb
 from components.contract.tables import Dataset
-from components.data.geometry import resized_shape, scale_image
+from components.data.geometry import resized_shape, scale_image, trimmed
 from components.data.settings import PreprocessSettings
 from components.data.splits import assign_splits
 from components.data.store import PreparedStore, StoreInfo, write_index
@@ -62,9 +62,10 @@ def pack(
                 f"{row.path}: {width}x{height} pixels now, {row.width}x{row.height} when it was "
                 "validated; run the validate stage again"
             )
-        size = settings.image_size
-        shape = resized_shape(height, width, size, resize, settings.crop_fraction)
-        return scale_image(pixels, shape)
+        rule = (settings.image_size, resize, settings.crop_fraction)
+        pixels = trimmed(pixels, *rule)
+        height, width = pixels.shape[:2]
+        return scale_image(pixels, resized_shape(height, width, *rule))
 
     with atomic_path(folder) as draft:
         draft.mkdir()

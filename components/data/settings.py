@@ -29,7 +29,7 @@ class PreprocessSettings(Settings):
         "detection ignores it (letterbox)",
     )
     num_workers: int = Field(
-        0, ge=0, le=256, description="processes that decode images; 0 means one per core"
+        0, ge=0, le=256, description="threads that decode images; 0 means one per core"
     )
 
     @field_validator("image_size", mode="before")
@@ -58,7 +58,7 @@ class AugmentSettings(Settings):
     flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability of an up-down flip")
     scale: tuple[float, float] = Field(
-        (0.8, 1.25),
+        (0.8, 1.0),
         description="detection: zoom range about the letterboxed size; "
         "classification: share of the image's area a random crop keeps, at most 1",
     )

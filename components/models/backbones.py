@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import httpx
+import huggingface_hub
 import timm
 import torch
 from timm.models import FeatureInfo
@@ -143,6 +148,14 @@ def _indices_of_strides(model_name: str) -> tuple[int, ...]:
 
 def _require_known(model_name: str) -> None:
     if timm.is_model(model_name):
+        try:
+            timm.get_pretrained_cfg(model_name)
+        except RuntimeError:
+            architecture = model_name.split(".")[0]
+            known = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
+            raise ValueError(
+                f"unknown backbone {model_name!r}; weights there are: {known}"
+            ) from None
         return
     near = difflib.get_close_matches(model_name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "list_backbones() gives all names"
@@ -161,9 +174,12 @@ def _create(config: BackboneConfig | FeatureBackboneConfig, **kwargs: Any) -> nn
     kwargs = {"drop_path_rate": config.drop_path_rate, **kwargs, **config.extra_kwargs}
     # Not every family takes every regularisation argument; zero is every family's default.
     kwargs = {k: v for k, v in kwargs.items() if not (k.startswith("drop") and not v)}
+    if hub and not _hub_reachable():
+        # Cached weights still load; without them the answer comes at once, not after a minute.
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         model = timm.create_model(config.model_name, pretrained=hub, **kwargs)
-    except OSError as error:
+    except (OSError, httpx.HTTPError) as error:
         raise ModelError(
             f"pretrained weights of {config.model_name!r} could not be fetched ({error}). Without "
             "a hub in reach: give pretrained the path of a local file, or false; or use "
@@ -181,8 +197,31 @@ def _create(config: BackboneConfig | FeatureBackboneConfig, **kwargs: Any) -> nn
     return model
 
 
+def _hub_reachable() -> bool:
+    if getproxies():
+        return True  # the proxy resolves names for us: let the hub try
+    address = urlsplit(huggingface_hub.constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def image_size_arguments(model_name: str, image_size: tuple[int, int]) -> dict[str, Any]:
+    """What `timm.create_model` must be told so that a model takes images of this size.
+
+    Most take any size; those with position embeddings or windows are built for one.
+    """
+    _require_known(model_name)
+    config = timm.get_pretrained_cfg(model_name)
+    fixed = config is not None and config.fixed_input_size
+    return {"img_size": tuple(image_size)} if fixed else {}
+
+
 def normalization(model_name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in [0, 1], that a timm model was pretrained with."""
+    _require_known(model_name)
     config = timm.get_pretrained_cfg(model_name)
     if config is None:
         return timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD

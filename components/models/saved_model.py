@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -13,9 +14,14 @@ from torch import Tensor, nn
 from components.data.loaders import normalize
 from components.errors import ModelError
 from components.files import atomic_path, read_json, write_json
-from components.models.backbones import BackboneConfig, FeatureBackboneConfig
+from components.models.backbones import (
+    BackboneConfig,
+    FeatureBackboneConfig,
+    image_size_arguments,
+)
 from components.models.classifier import ImageClassifier
 from components.models.detector import ObjectDetector
+from components.models.vision_module import VisionModule
 from components.settings import Settings
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -51,15 +57,36 @@ def build_model(
         ModelError: the backbone is not known, or not fit for the task.
     """
     num_classes = len(description.classes)
+    extra = image_size_arguments(description.backbone, description.image_size)
     arguments: dict[str, Any] = {**description.options, **training}
     try:
         if description.task == "classification":
-            backbone = BackboneConfig(description.backbone, pretrained=pretrained)
+            backbone = BackboneConfig(
+                description.backbone, pretrained=pretrained, extra_kwargs=extra
+            )
             return ImageClassifier(backbone, num_classes, **arguments)
-        features = FeatureBackboneConfig(description.backbone, pretrained=pretrained)
+        features = FeatureBackboneConfig(
+            description.backbone, pretrained=pretrained, extra_kwargs=extra
+        )
         return ObjectDetector(features, num_classes, description.arch, **arguments)
     except ValueError as error:
         raise ModelError(f"train.backbone: {error}") from None
+
+
+def assert_runs(model: VisionModule, description: ModelDescription) -> None:
+    """Show the model one empty image, so that a size it cannot take is known before training.
+
+    Raises:
+        ModelError: it does not run.
+    """
+    height, width = description.image_size
+    try:
+        model.evaluating(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"train.backbone = {description.backbone} does not work at preprocess.image_size = "
+            f"[{height}, {width}]: {error}"
+        ) from None
 
 
 def save_model(folder: Path, description: ModelDescription, state: dict[str, Tensor]) -> None:

@@ -59,6 +59,8 @@ class VisionModule(LightningModule):
         """Freeze what is to be frozen; called by subclasses once `network` exists."""
         if self.freeze_backbone:
             self.network.backbone.requires_grad_(False)
+            # Lightning leaves each submodule in the mode it finds it in; see also `train`.
+            self.network.backbone.eval()
 
     def train(self, mode: bool = True) -> VisionModule:
         """As `nn.Module.train`, but a frozen backbone's batch-norm statistics stay frozen too."""

@@ -114,7 +114,10 @@ class BestWeights(Callback):
         if trainer.sanity_checking:
             return
         value = float(trainer.callback_metrics[self.monitor])
-        if self.best is None or value > self.best:
+        if not math.isfinite(value) or value < 0:
+            return  # COCO's -1: there was nothing to find
+        # At zero nothing has been found yet, and later weights are the better guess.
+        if self.best is None or value > self.best or value == self.best == 0:
             self.best, self.best_epoch = value, trainer.current_epoch + 1
             if trainer.is_global_zero:
                 with atomic_path(self.path) as draft:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import time
 import warnings
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from safetensors.torch import load_file
@@ -61,7 +61,7 @@ def fit(
         settings: how.
         seed: of what the network draws (dropout); `data` has its own.
         resume_dir: holds the checkpoint of an unfinished training of the same parameters, data and
-            code, or is made; it is removed when the training ends well.
+            code, or is made. It stays: whoever has saved the result removes it.
         on_epoch: called with each epoch's figures.
 
     Raises:
@@ -89,6 +89,7 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = Trainer(
         max_epochs=settings.epochs,
+        devices=1,  # EpochSampler does not share an epoch out between processes yet
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip or None,
         deterministic="warn",
@@ -99,21 +100,23 @@ def fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    checkpoint = resume_dir / "last.ckpt"
+    checkpoint = _readable(resume_dir / "last.ckpt")
     started = time.perf_counter()
     with warnings.catch_warnings():
         _ignore_known_warnings()
         trainer.fit(
             module,
             datamodule=data,
-            ckpt_path=checkpoint if checkpoint.exists() else None,
+            ckpt_path=checkpoint,
             weights_only=True,
         )
     if trainer.interrupted:
         raise KeyboardInterrupt
     if best.best is None:
-        raise TrainingError(f"no epoch gave {monitor}: is there a validation split?")
-    result = FitResult(
+        raise TrainingError(
+            f"no epoch gave a {monitor} to compare: has the validation split any object?"
+        )
+    return FitResult(
         load_file(best.path),
         curves.rows,
         best.best_epoch,
@@ -121,14 +124,26 @@ def fit(
         monitor,
         time.perf_counter() - started,
     )
-    shutil.rmtree(resume_dir)
-    return result
+
+
+def _readable(checkpoint: Path) -> Path | None:
+    """The checkpoint if it is there and whole; half of one is removed, and training starts over."""
+    if not checkpoint.exists():
+        return None
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - whatever torch raises, it cannot be resumed from
+        print(f"{checkpoint}: unreadable, training starts over ({error})", file=sys.stderr)  # noqa: T201
+        checkpoint.unlink()
+        return None
+    return checkpoint
 
 
 def _ignore_known_warnings() -> None:
     known: dict[str, Any] = {
         "does not have many workers": UserWarning,  # the number is a parameter
         "exists and is not empty": UserWarning,  # the resume folder is meant to be there
+        "in eval mode at the start of training": UserWarning,  # a frozen backbone
         "LeafSpec": FutureWarning,  # lightning 2.6 under torch 2.14
     }
     for text, category in known.items():

@@ -73,7 +73,7 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSettings:
-        if self.warmup_epochs >= self.epochs and self.epochs > 1:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})"
             )

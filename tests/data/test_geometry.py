@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from components.data.geometry import FILL, resized_shape, to_input
+from components.data.geometry import FILL, resized_shape, to_input, trimmed
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,11 @@ def test_crop_takes_the_centre():
     image[:, 32:96] = 255
     fitted, _ = to_input(image, (64, 64), "crop", 1.0)
     assert (fitted == 255).all()
+
+
+def test_a_line_of_pixels_does_not_fill_the_memory():
+    for shape in ((1, 20_000, 3), (20_000, 1, 3)):
+        fitted, _ = to_input(np.zeros(shape, dtype=np.uint8), (64, 64), "crop", 0.875)
+        assert fitted.shape == (64, 64, 3)
+    assert trimmed(np.zeros((2, 900, 3)), (64, 64), "crop", 1.0).shape == (2, 8, 3)
+    assert trimmed(np.zeros((2, 900, 3)), (64, 64), "letterbox", 1.0).shape == (2, 900, 3)

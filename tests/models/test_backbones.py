@@ -16,6 +16,7 @@ from components.models.backbones import (
     create_feature_backbone,
     get_feature_channels,
     get_feature_strides,
+    image_size_arguments,
     list_backbones,
     normalization,
 )
@@ -138,3 +139,23 @@ class TestPackagedLite0:
 
     def test_its_normalisation_is_its_own(self):
         assert normalization(LITE0) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_models_built_for_one_size_are_built_for_ours():
+    extra = image_size_arguments("vit_tiny_patch16_224", (96, 64))
+    config = BackboneConfig("vit_tiny_patch16_224", pretrained=False, extra_kwargs=extra)
+    with torch.no_grad():
+        assert create_backbone(config).eval()(torch.zeros(1, 3, 96, 64)).shape == (1, 192)
+    assert image_size_arguments("resnet18", (96, 64)) == {}
+
+
+def test_unknown_weights_are_answered_with_those_there_are():
+    with pytest.raises(ValueError, match=r"weights there are: .*resnet18.a1_in1k"):
+        create_backbone("resnet18.of_mine")
+
+
+def test_without_a_hub_the_error_says_what_else_there_is(monkeypatch):
+    monkeypatch.setattr("components.models.backbones._hub_reachable", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"could not be fetched .* path of a local file"):
+        create_backbone(BackboneConfig("resnet18", pretrained=True))

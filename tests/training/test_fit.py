@@ -45,7 +45,6 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, task):
     second = run(store, tmp_path / "b")
     assert same(first.state, second.state)
     assert first.rows == second.rows
-    assert not (tmp_path / "a").exists()  # nothing is left to resume
 
 
 @pytest.mark.parametrize("task", ["classification", "detection"])
@@ -89,3 +88,22 @@ def test_patience_stops_early(tmp_path):
     store = make_store(tmp_path / "store", "classification", num_images=20)
     result = run(store, tmp_path / "resume", epochs=30, patience=2, lr=1e-3)
     assert len(result.rows) < 30
+
+
+def test_half_a_checkpoint_is_not_resumed_from(tmp_path, capsys):
+    store = make_store(tmp_path / "store", "classification")
+    whole = run(store, tmp_path / "whole")
+    (tmp_path / "cut").mkdir()
+    checkpoint = (tmp_path / "whole" / "last.ckpt").read_bytes()
+    (tmp_path / "cut" / "last.ckpt").write_bytes(checkpoint[: len(checkpoint) // 2])
+    assert same(run(store, tmp_path / "cut").state, whole.state)
+    assert "unreadable, training starts over" in capsys.readouterr().err
+
+
+def test_a_frozen_backbone_stays_as_it_was_batch_norm_included(tmp_path):
+    store = make_store(tmp_path / "store", "classification")
+    module = ImageClassifier(BackboneConfig(NAME, pretrained=False), 2, backbone_lr_scale=0)
+    before = {k: v.clone() for k, v in module.network.backbone.state_dict().items()}
+    settings = TrainSettings(epochs=2, batch_size=4, warmup_epochs=0, ema_decay=0)
+    fit(module, PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3), settings, 0, tmp_path / "r")
+    assert same(before, module.network.backbone.state_dict())
