@@ -152,7 +152,7 @@ class Curves(Callback):
         self._started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; draw this epoch's random numbers from its own seed."""
+        """Start the epoch's clock."""
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
