@@ -9,9 +9,17 @@ from typing import Any
 
 _PUBLIC = {
     "BackboneConfig": "components.models.backbones",
+    "CIoULoss": "components.models.loss_modules",
+    "CenternessLoss": "components.models.loss_modules",
+    "DIoULoss": "components.models.loss_modules",
+    "FCOSLoss": "components.models.loss_modules",
     "FeatureBackboneConfig": "components.models.backbones",
+    "FocalLoss": "components.models.loss_modules",
+    "GIoULoss": "components.models.loss_modules",
     "ImageClassifier": "components.models.classifier",
+    "IoULoss": "components.models.loss_modules",
     "LoggingConfig": "components.models.metrics",
+    "LossRegistry": "components.models.loss_registry",
     "MetricConfig": "components.models.metrics",
     "MetricManager": "components.models.metrics",
     "ObjectDetector": "components.models.detector",
@@ -26,11 +34,17 @@ _PUBLIC = {
     "get_feature_channels": "components.models.backbones",
     "get_feature_info": "components.models.backbones",
     "get_feature_strides": "components.models.backbones",
+    "get_loss": "components.models.loss_registry",
+    "get_loss_registry": "components.models.loss_registry",
+    "list_available_losses": "components.models.loss_registry",
     "list_backbones": "components.models.backbones",
     "load_official_weights": "components.models.yolox_weights",
     "simota": "components.models.simota",
     "yolox_loss": "components.models.yolox_loss",
     "yolox_network": "components.models.yolox_network",
+    "list_losses": "components.models.loss_registry",
+    "register_custom_loss": "components.models.loss_registry",
+    "register_loss": "components.models.loss_registry",
 }
 
 __all__ = list(_PUBLIC)
