@@ -8,20 +8,35 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "AutoTrainer": "components.training.auto_trainer",
     "BackboneConfig": "components.models.backbones",
+    "DetectionDataModule": "components.data.detection_data_module",
     "FeatureBackboneConfig": "components.models.backbones",
+    "ImageDataModule": "components.data.image_data_module",
     "ImageClassifier": "components.models.classifier",
+    "LoggerConfig": "components.training.loggers",
+    "LoggerManager": "components.training.loggers",
+    "MultiLabelImageDataModule": "components.data.image_data_module",
     "ObjectDetector": "components.models.detector",
     "OnnxPredictor": "components.export.predictor",
     "PreparedDataModule": "components.data.loaders",
     "PreparedStore": "components.data.store",
+    "TransformConfig": "components.data.transform_config",
+    "TunerConfig": "components.training.rate_search",
     "count_parameters": "components.models.backbones",
     "create_backbone": "components.models.backbones",
     "create_feature_backbone": "components.models.backbones",
+    "create_inference_transform": "components.data.transform_config",
+    "eval_transform": "components.data.transform_config",
     "get_feature_channels": "components.models.backbones",
     "get_feature_info": "components.models.backbones",
     "get_feature_strides": "components.models.backbones",
+    "get_transforms_from_backbone": "components.data.transform_config",
     "list_backbones": "components.models.backbones",
+    "list_transform_presets": "components.data.transform_config",
+    "resolve_backbone_data_config": "components.data.transform_config",
+    "seed_everything": "components.training.seeding",
+    "train_transform": "components.data.transform_config",
 }
 
 __all__ = list(_PUBLIC)
