@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "AutoTrainer": "components.training.auto_trainer",
     "BackboneConfig": "components.models.backbones",
     "CIoULoss": "components.models.loss_modules",
     "CenternessLoss": "components.models.loss_modules",
@@ -22,6 +23,13 @@ _PUBLIC = {
     "LossRegistry": "components.models.loss_registry",
     "MetricConfig": "components.models.metrics",
     "MetricManager": "components.models.metrics",
+    "DetectionDataModule": "components.data.detection_data_module",
+    "FeatureBackboneConfig": "components.models.backbones",
+    "ImageDataModule": "components.data.image_data_module",
+    "ImageClassifier": "components.models.classifier",
+    "LoggerConfig": "components.training.loggers",
+    "LoggerManager": "components.training.loggers",
+    "MultiLabelImageDataModule": "components.data.image_data_module",
     "ObjectDetector": "components.models.detector",
     "OnnxPredictor": "components.export.predictor",
     "PreparedDataModule": "components.data.loaders",
@@ -29,9 +37,13 @@ _PUBLIC = {
     "YOLOXDetector": "components.models.yolox_detector",
     "YOLOX_SIZES": "components.models.yolox_network",
     "YoloxNetwork": "components.models.yolox_network",
+    "TransformConfig": "components.data.transform_config",
+    "TunerConfig": "components.training.rate_search",
     "count_parameters": "components.models.backbones",
     "create_backbone": "components.models.backbones",
     "create_feature_backbone": "components.models.backbones",
+    "create_inference_transform": "components.data.transform_config",
+    "eval_transform": "components.data.transform_config",
     "get_feature_channels": "components.models.backbones",
     "get_feature_info": "components.models.backbones",
     "get_feature_strides": "components.models.backbones",
@@ -48,6 +60,12 @@ _PUBLIC = {
     "list_losses": "components.models.loss_registry",
     "register_custom_loss": "components.models.loss_registry",
     "register_loss": "components.models.loss_registry",
+    "get_transforms_from_backbone": "components.data.transform_config",
+    "list_backbones": "components.models.backbones",
+    "list_transform_presets": "components.data.transform_config",
+    "resolve_backbone_data_config": "components.data.transform_config",
+    "seed_everything": "components.training.seeding",
+    "train_transform": "components.data.transform_config",
 }
 
 __all__ = list(_PUBLIC)
