@@ -130,10 +130,10 @@ def test_augmented_boxes_stay_on_their_object(tmp_path):
 
 def test_order_changes_with_the_epoch_and_holds_every_row():
     sampler = EpochSampler(np.arange(50), seed=0)
-    first = [row for _, row in sampler]
+    first = [row for _, row, _ in sampler]
     sampler.set_epoch(1)
-    second = [row for _, row in sampler]
+    second = [row for _, row, _ in sampler]
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
     sampler.set_epoch(0)
-    assert [row for _, row in sampler] == first
+    assert [row for _, row, _ in sampler] == first
