@@ -15,6 +15,7 @@ _PUBLIC = {
     "OnnxPredictor": "components.export.predictor",
     "PreparedDataModule": "components.data.loaders",
     "PreparedStore": "components.data.store",
+    "RTDetrDetector": "components.models.rtdetr_detector",
     "count_parameters": "components.models.backbones",
     "create_backbone": "components.models.backbones",
     "create_feature_backbone": "components.models.backbones",
