@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -173,7 +176,8 @@ class RTDetrNetwork(VisionNetwork):
             ValueError: an image size that does not work.
         """
         self._require_size(int(images.shape[-2]), int(images.shape[-1]))
-        outputs = self.detr.model(images, labels=targets)
+        with _free_batch_size(self.detr):
+            outputs = self.detr.model(images, labels=targets)
         logits, boxes = outputs.intermediate_logits, outputs.intermediate_reference_points
         # Denoising queries come first.
         return RTDetrOutputs(
@@ -197,6 +201,24 @@ class RTDetrNetwork(VisionNetwork):
                 f"num_queries = {self.config.num_queries}: an image of {height} x {width} has "
                 f"{num_places} places for queries; lower num_queries or raise the image size"
             )
+
+
+@contextmanager
+def _free_batch_size(detr: nn.Module) -> Iterator[None]:
+    """While exporting, let transformers' code take the length of a batch as a symbol.
+
+    It asks `len(tensor)` for a number that it then does not use; Python's `len` gives integers
+    only, and so the graph would be made for one batch size.
+    """
+    if not torch.compiler.is_exporting():
+        yield
+        return
+    module = cast(Any, sys.modules[type(detr).__module__])
+    module.len = lambda items: items.shape[0] if isinstance(items, Tensor) else len(items)
+    try:
+        yield
+    finally:
+        del module.len
 
 
 @torch.no_grad()
