@@ -34,6 +34,7 @@ _PUBLIC = {
     "OnnxPredictor": "components.export.predictor",
     "PreparedDataModule": "components.data.loaders",
     "PreparedStore": "components.data.store",
+    "RTDetrDetector": "components.models.rtdetr_detector",
     "YOLOXDetector": "components.models.yolox_detector",
     "YOLOX_SIZES": "components.models.yolox_network",
     "YoloxNetwork": "components.models.yolox_network",
