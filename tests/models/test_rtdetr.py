@@ -328,7 +328,7 @@ class TestWeights:
             tiny(pretrained=str(tmp_path / "none.safetensors"))
 
     def test_the_hub_out_of_reach(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(rtdetr_weights, "_hub_reachable", lambda: False)
+        monkeypatch.setattr(rtdetr_weights, "hub_reachable", lambda: False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         with pytest.raises(
             ModelError, match=r"weights of PekingU/rtdetr_r18vd could not be fetched"
