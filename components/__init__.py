@@ -29,6 +29,8 @@ _PUBLIC = {
     "count_parameters": "components.models.backbones",
     "create_backbone": "components.models.backbones",
     "create_feature_backbone": "components.models.backbones",
+    "export_checkpoint_to_onnx": "components.export.onnx_api",
+    "export_to_onnx": "components.export.onnx_api",
     "get_feature_channels": "components.models.backbones",
     "get_feature_info": "components.models.backbones",
     "get_feature_strides": "components.models.backbones",
@@ -37,8 +39,10 @@ _PUBLIC = {
     "list_available_losses": "components.models.loss_registry",
     "list_backbones": "components.models.backbones",
     "list_losses": "components.models.loss_registry",
+    "load_onnx": "components.export.onnx_api",
     "register_custom_loss": "components.models.loss_registry",
     "register_loss": "components.models.loss_registry",
+    "validate_onnx_export": "components.export.onnx_api",
 }
 
 __all__ = list(_PUBLIC)
