@@ -1,17 +1,31 @@
-"""`ImageClassifier`: a timm backbone, dropout, a linear layer."""
+"""`ImageClassifier`: a timm backbone, dropout, a linear layer.
+
+Shapes: B images, C classes.
+"""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import Metric
 
+from components.data.mixup import mix_batch
 from components.models.backbones import BackboneConfig, create_backbone
-from components.models.vision_module import Batch, VisionModule, VisionNetwork
+from components.models.loss_registry import as_classification_loss
+from components.models.metrics import MetricConfig
+from components.models.picture_log import unnormalized, with_caption
+from components.models.vision_module import (
+    Batch,
+    VisionModule,
+    VisionNetwork,
+    own_arguments,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class ClassifierNetwork(VisionNetwork):
@@ -39,76 +53,137 @@ class ImageClassifier(VisionModule):
     Args:
         backbone: timm's name, or a config.
         num_classes: C.
-        lr, weight_decay, optimizer, optimizer_kwargs: see `create_optimizer`.
-        scheduler: `cosine` or `none`; `scheduler_kwargs` may hold `warmup_epochs`.
+        multi_label: an image may have any number of the classes: a sigmoid each, not one softmax.
+        threshold: multi-label only; a class is predicted from this probability on.
+        loss_fn: a name of `list_losses("classification")`, or a module `(logits [B, C], targets)
+            -> loss`; None for cross-entropy, or binary cross-entropy for multi-label.
         head_dropout: before the linear layer.
         label_smoothing: share of the target spread evenly over the classes.
-        freeze_backbone: train the head only; batch-norm statistics stay as they are too.
-        backbone_lr_scale: the backbone's learning rate as a share of `lr`.
+        mixup_alpha: images are blended in pairs by a share drawn from Beta(alpha, alpha) (Zhang et
+            al. 2018, arXiv:1710.09412); 0 for not at all.
+        cutmix_alpha: a rectangle of each image is replaced by another's (Yun et al. 2019,
+            arXiv:1905.04899); with both, each batch takes one of the two.
+        class_weights: C weights of the classes in the loss, or None.
+        options: training and logging; see `ModuleOptions`.
 
-    A batch is `{"images": [B, 3, H, W] normalised, "labels": [B]}`. Logs `{stage}/loss`,
-    `{stage}/accuracy`, `{stage}/f1`.
+    A batch is `{"images": [B, 3, H, W] normalised, "labels": [B]}`, or such a pair; labels of a
+    multi-label batch are [B, C] of 0 and 1. Logs `{stage}/loss`, and by default accuracy and macro
+    F1, or for multi-label mean average precision, macro F1 and accuracy over all labels.
     """
 
+    task = "classification"
     main_metric = "accuracy"
+    default_options = {"lr": 1e-3}  # noqa: RUF012 - see VisionModule
 
     def __init__(
         self,
-        backbone: str | BackboneConfig,
+        backbone: str | BackboneConfig | dict[str, Any],
         num_classes: int,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        optimizer: str = "adamw",
-        optimizer_kwargs: dict[str, Any] | None = None,
-        scheduler: str | None = "cosine",
-        scheduler_kwargs: dict[str, Any] | None = None,
+        multi_label: bool = False,
+        threshold: float = 0.5,
+        loss_fn: str | nn.Module | None = None,
         head_dropout: float = 0.0,
         label_smoothing: float = 0.0,
-        freeze_backbone: bool = False,
-        backbone_lr_scale: float = 1.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        **options: Any,
     ):
-        super().__init__(
-            lr,
-            weight_decay,
-            optimizer,
-            optimizer_kwargs,
-            scheduler,
-            scheduler_kwargs,
-            freeze_backbone,
-            backbone_lr_scale,
-        )
+        arguments = own_arguments(locals())
+        super().__init__(options)
+        backbone = BackboneConfig(**backbone) if isinstance(backbone, dict) else backbone
         if num_classes < 2:
             raise ValueError(f"num_classes = {num_classes}: a classifier needs at least 2")
-        self.label_smoothing = label_smoothing
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise ValueError(
+                f"class_weights has {len(class_weights)} values, num_classes is {num_classes}"
+            )
+        self.num_classes = num_classes
+        self.multi_label = multi_label
+        self.threshold = threshold
+        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float)
+        self.loss = as_classification_loss(loss_fn, multi_label, label_smoothing, weights)
         self.network = ClassifierNetwork(create_backbone(backbone), num_classes, head_dropout)
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "f1": MulticlassF1Score(num_classes, average="macro"),
-            }
-        )
-        self.val_metrics: MetricCollection = metrics.clone()
-        self.test_metrics: MetricCollection = metrics.clone()
-        self.finish_init()
+        if multi_label:
+            self.main_metric = "map"
+        self.finish_init(arguments, num_classes)
+
+    def default_metrics(self) -> list[MetricConfig]:
+        """Accuracy and macro F1; mean average precision comes first for multi-label."""
+
+        def config(name: str, metric_class: str, **params: Any) -> MetricConfig:
+            return MetricConfig(name, "torchmetrics", metric_class, params, ["val", "test"])
+
+        if self.multi_label:
+            return [
+                config("map", "MultilabelAveragePrecision", average="macro"),
+                config("f1", "MultilabelF1Score", average="macro", threshold=self.threshold),
+                config("accuracy", "MultilabelAccuracy", average="micro", threshold=self.threshold),
+            ]
+        return [
+            config("accuracy", "MulticlassAccuracy", average="micro"),
+            config("f1", "MulticlassF1Score", average="macro"),
+        ]
+
+    def extra_metrics(self) -> list[MetricConfig]:
+        """The confusion matrix."""
+        if not self.logging.log_confusion_matrix or self.multi_label:
+            return []
+        kind = "MulticlassConfusionMatrix"
+        return [MetricConfig("confusion_matrix", "torchmetrics", kind, {}, ["val", "test"])]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, C] of normalised images [B, 3, H, W]."""
         return self.network(images)
 
     def model_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy of a batch."""
-        return self._losses(self(batch["images"]), batch)
+        """The loss of a batch; a training batch is mixed first where that is wanted."""
+        images, labels = batch["images"], batch["labels"]
+        if self.training and (self.mixup_alpha or self.cutmix_alpha):
+            images, labels = mix_batch(
+                images, labels, self.num_classes, self.mixup_alpha, self.cutmix_alpha
+            )
+        return {"loss": self.loss(self(images), labels)}
 
-    def _losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        smoothing = self.label_smoothing if self.training else 0.0
-        return {"loss": F.cross_entropy(logits.float(), batch["labels"], label_smoothing=smoothing)}
+    def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+        """Update the metrics with probabilities [B, C] and labels; gives the loss."""
+        if self.training and (self.mixup_alpha or self.cutmix_alpha):
+            # A blend has no one label that a metric could count.
+            return self.model_step(batch)
+        logits, labels = self(batch["images"]), batch["labels"]
+        probabilities = self.probabilities(logits.detach())
+        for metric in metrics.values():
+            metric.update(probabilities, labels.long())
+        return {"loss": self.loss(logits, labels)}
 
-    def update_metrics(self, metrics: Metric | MetricCollection, batch: Batch) -> dict[str, Tensor]:
-        """Update accuracy and F1; gives the loss."""
-        logits = self(batch["images"])
-        metrics.update(logits, batch["labels"])
-        return self._losses(logits, batch)
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [B, C] as probabilities: summing to one, or for multi-label one by one."""
+        return logits.float().sigmoid() if self.multi_label else logits.float().softmax(dim=1)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Class probabilities [B, C] of normalised images, without gradients."""
-        return torch.softmax(self.evaluating(images).float(), dim=1)
+    def predict(self, images: Tensor | Image | list[Image]) -> Tensor:
+        """Class probabilities [B, C], without gradients; the model's state stays as it is.
+
+        Args:
+            images: normalised [B, 3, H, W]; or pictures, for a module with a `transform_config`.
+        """
+        if not isinstance(images, Tensor):
+            images = self.preprocess(images)
+        return self.probabilities(self.evaluating(images))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Class probabilities of a batch, for `Trainer.predict`."""
+        return self.predict(batch if isinstance(batch, Tensor) else self.as_batch(batch)["images"])
+
+    def drawn_predictions(self, batch: Batch, count: int) -> list[Tensor]:
+        """Images with the class predicted, its probability, and the class it is."""
+        images, labels = batch["images"][:count], batch["labels"][:count]
+        pictures = []
+        for image, row, label in zip(images, self.predict(images), labels, strict=True):
+            if self.multi_label:
+                found = (row >= self.threshold).nonzero().flatten().tolist()
+                caption = f"{found}, is {label.nonzero().flatten().tolist()}"
+            else:
+                caption = f"{int(row.argmax())} {float(row.max()):.2f}, is {int(label)}"
+            pictures.append(with_caption(unnormalized(image), caption))
+        return pictures

@@ -1,91 +1,154 @@
-"""Optimizers and learning-rate schedules, all from timm and torch."""
+"""Optimizers by name, all from timm or torch; groups that learn at rates of their own."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
+import difflib
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, cast
 
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.models._manipulate import group_parameters
+from timm.optim import create_optimizer_v2
+from timm.optim import list_optimizers as timm_optimizers
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+
+_TORCH = ("adagrad", "adam", "adamw", "rmsprop", "sgd")
+# They need packages that are not installed, or second derivatives of the loss.
+_ELSEWHERE = ("bnb", "fused", "kron", "adahessian")
+
+
+def list_optimizers(include_timm: bool = True) -> dict[str, list[str]]:
+    """Names that `optimizer` takes: `{"torch": […], "timm": […]}`. Every one of them works."""
+    names = {"torch": list(_TORCH)}
+    if include_timm:
+        names["timm"] = [
+            name
+            for name in cast(list[str], timm_optimizers())
+            if name not in _TORCH and not name.startswith(_ELSEWHERE)
+        ]
+    return names
+
+
+def import_class(dotted: str, base: type) -> type:
+    """The class a dotted path such as `torch.optim.AdamW` names.
+
+    Raises:
+        ValueError: there is no such class, or it is not a `base`.
+    """
+    module, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"no class {dotted!r}: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{dotted!r} is not a {base.__module__}.{base.__name__}")
+    return found
 
 
 def create_optimizer(
-    module: nn.Module,
-    name: str,
+    network: nn.Module,
+    optimizer: str | dict[str, Any],
     lr: float,
     weight_decay: float,
     backbone: nn.Module | None = None,
     backbone_lr_scale: float = 1.0,
+    layer_decay: float = 1.0,
     **kwargs: Any,
 ) -> Optimizer:
-    """An optimizer by timm's name; norms and biases are not decayed.
+    """An optimizer over a network's trainable parameters; norms and biases are not decayed.
 
     Args:
-        module: whose trainable parameters are optimised.
-        name: one of `timm.optim.list_optimizers()`.
+        network: whose parameters are optimised.
+        optimizer: a name of `list_optimizers()`, or
+            `{"class": "torch.optim.AdamW", "params": {…}}`.
         lr: learning rate of everything but `backbone`.
-        weight_decay: of parameters with two or more dimensions.
-        backbone: the part of `module` that learns at `lr * backbone_lr_scale`.
+        weight_decay: of parameters with two or more dimensions that their model does not exempt.
+        backbone: the part of `network` that learns at `lr * backbone_lr_scale`.
         backbone_lr_scale: see `backbone`.
+        layer_decay: factor of the rate for each layer of the backbone further from the head
+            (BEiT, Bao et al. 2021, arXiv:2106.08254); 1 for the same everywhere.
         kwargs: passed on to the optimizer.
 
     Raises:
-        ValueError: timm knows no such optimizer.
+        ValueError: no such optimizer, or it does not take `kwargs`.
     """
-    if name not in list_optimizers():
-        raise ValueError(f"unknown optimizer {name!r}; timm.optim.list_optimizers() gives all")
-    slow = {id(parameter) for parameter in backbone.parameters()} if backbone is not None else set()
+    scales = _backbone_scales(backbone, backbone_lr_scale, layer_decay)
+    exempt = _undecayed(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in module.parameters():
+    for parameter in network.parameters():
         if parameter.requires_grad:
-            rate = lr * (backbone_lr_scale if id(parameter) in slow else 1.0)
-            decay = weight_decay if parameter.ndim >= 2 else 0.0
+            rate = lr * scales.get(id(parameter), 1.0)
+            decay = weight_decay if parameter.ndim >= 2 and id(parameter) not in exempt else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
-    return create_optimizer_v2(
-        [
-            {"params": parameters, "lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ],
-        opt=name,
-        lr=lr,
-        weight_decay=weight_decay,
-        **kwargs,
-    )
+    parameters = [
+        {"params": members, "lr": rate, "weight_decay": decay}
+        for (rate, decay), members in groups.items()
+    ]
+    if isinstance(optimizer, dict):
+        kind = import_class(optimizer["class"], Optimizer)
+        arguments = {**kwargs, **optimizer.get("params", {})}
+        # Each group has its own rate and decay, so that those given here are the module's.
+        arguments.pop("lr", None), arguments.pop("weight_decay", None)
+        return kind(parameters, lr=lr, **arguments)
+    known = list_optimizers()
+    if optimizer not in known["torch"] + known["timm"]:
+        near = difflib.get_close_matches(optimizer, known["torch"] + known["timm"], n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "list_optimizers() gives all"
+        raise ValueError(f"unknown optimizer {optimizer!r}; {hint}")
+    try:
+        return create_optimizer_v2(
+            parameters, opt=optimizer, lr=lr, weight_decay=weight_decay, **kwargs
+        )
+    except TypeError as error:
+        raise ValueError(f"optimizer_kwargs of {optimizer!r}: {error}") from None
 
 
-def warmup_cosine(
-    num_steps: int, num_warmup_steps: int, floor: float = 0.01
-) -> Callable[[int], float]:
-    """Factor of the learning rate by step: linear up from 0, then half a cosine to `floor`."""
-
-    def factor(step: int) -> float:
-        if step < num_warmup_steps:
-            return (step + 1) / (num_warmup_steps + 1)
-        progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    return factor
+def _undecayed(network: nn.Module) -> set[int]:
+    """Parameters that a timm model itself wants free of decay: position embeddings and the like."""
+    found: set[int] = set()
+    for module in network.modules():
+        exempt = getattr(module, "no_weight_decay", None)
+        if callable(exempt):
+            names = set(exempt())
+            found |= {id(p) for name, p in module.named_parameters() if name in names}
+    return found
 
 
-def create_scheduler(
-    optimizer: Optimizer, name: str | None, num_steps: int, num_warmup_steps: int
-) -> LambdaLR:
-    """A schedule that is stepped after every batch.
+def _backbone_scales(
+    backbone: nn.Module | None, scale: float, layer_decay: float
+) -> dict[int, float]:
+    """Share of the learning rate of each of the backbone's parameters, by `id`."""
+    if backbone is None:
+        return {}
+    if layer_decay == 1:
+        return {id(parameter): scale for parameter in backbone.parameters()}
+    layers = list(_layers(backbone))
+    # The layer next to the head is decayed once, the stem most.
+    return {
+        id(parameter): scale * layer_decay ** (len(layers) - depth)
+        for depth, layer in enumerate(layers)
+        for parameter in layer
+    }
 
-    Args:
-        optimizer: whose rates it sets.
-        name: `cosine`, or `none` for a constant rate after the warm-up.
-        num_steps: of the whole training.
-        num_warmup_steps: linear warm-up from 0.
 
-    Raises:
-        ValueError: no such schedule.
-    """
-    if name == "cosine":
-        return LambdaLR(optimizer, warmup_cosine(num_steps, num_warmup_steps))
-    if name in (None, "none"):
-        return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (num_warmup_steps + 1)))
-    raise ValueError(f"unknown scheduler {name!r}; allowed: cosine, none")
+def _layers(backbone: nn.Module) -> Iterable[list[nn.Parameter]]:
+    """The backbone's parameters by layer, stem first."""
+    named = dict(backbone.named_parameters())
+    for prefix, module in backbone.named_modules():
+        if hasattr(module, "group_matcher"):
+            start = f"{prefix}." if prefix else ""
+            inside = group_parameters(module, module.group_matcher(coarse=False))
+            grouped = [
+                [named[start + name] for name in names] for _, names in sorted(inside.items())
+            ]
+            seen = {id(parameter) for layer in grouped for parameter in layer}
+            # What stands around the timm model (a feature pyramid) is nearest to the head.
+            around = [p for p in backbone.parameters() if id(p) not in seen]
+            return [*grouped, around] if around else grouped
+    # A feature extractor made of the model's parts: they stand in order of depth.
+    body: nn.Module = getattr(backbone, "body", backbone)
+    parts = [list(part.parameters()) for part in body.children()]
+    seen = {id(parameter) for part in parts for parameter in part}
+    around = [p for p in backbone.parameters() if id(p) not in seen]
+    return [part for part in [*parts, around] if part]

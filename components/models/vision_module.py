@@ -1,109 +1,219 @@
-"""What classifier and detector share: optimizer, schedule, logging, freezing."""
+"""What all models share: stages, metrics, optimizer, schedule, logging, freezing, checkpoints."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, seed_everything
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
-from components.models.optimizers import create_optimizer, create_scheduler
+from components.models.metrics import LoggingConfig, MetricConfig, MetricManager
+from components.models.module_options import ModuleOptions, plain
+from components.models.optimizers import create_optimizer
+from components.models.picture_log import log_pictures, matrix_picture
+from components.models.schedulers import create_scheduler
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from components.data.transform_config import TransformConfig
 
 Batch = dict[str, Any]
 
 
 class VisionNetwork(nn.Module):
-    """Holds every weight of a model; its timm model is apart from the rest."""
+    """Holds every weight of a model; its feature extractor is apart from the rest."""
 
     backbone: nn.Module
+
+    @property
+    def features(self) -> nn.Module:
+        """What is frozen, or learns at a rate of its own."""
+        return self.backbone
 
 
 class VisionModule(LightningModule):
     """A network with a loss, metrics and an optimizer; one `model_step` serves all stages.
 
+    Subclasses build `network` and call `finish_init`.
+
     Attributes:
-        network: holds every weight; `network.backbone` is the timm model.
+        network: holds every weight; `network.features` is what can be frozen.
+        options: how it is trained.
+        task: what it predicts.
         main_metric: name of the metric that decides which epoch is best.
+        channels: order in which images come.
     """
 
     network: VisionNetwork
+    task: Literal["classification", "detection"]
     main_metric: str  # of validation; higher is better
+    channels: Literal["rgb", "bgr"] = "rgb"
+    # Mean and std where they are the network's own and no timm model's.
+    fixed_input: dict[str, Any] = {}  # noqa: RUF012 - a class's own, never changed
+    default_options: dict[str, Any] = {}  # noqa: RUF012 - a class's own defaults, never changed
 
-    def __init__(
-        self,
-        lr: float,
-        weight_decay: float,
-        optimizer: str,
-        optimizer_kwargs: dict[str, Any] | None,
-        scheduler: str | None,
-        scheduler_kwargs: dict[str, Any] | None,
-        freeze_backbone: bool,
-        backbone_lr_scale: float,
-    ):
+    def __init__(self, given: dict[str, Any]):
         super().__init__()
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.optimizer_name = optimizer
-        self.optimizer_kwargs = optimizer_kwargs or {}
-        self.scheduler_name = scheduler
-        self.scheduler_kwargs = scheduler_kwargs or {}
-        self.freeze_backbone = freeze_backbone or backbone_lr_scale == 0
-        self.backbone_lr_scale = backbone_lr_scale
-        self.val_metrics: Metric | MetricCollection
-        self.test_metrics: Metric | MetricCollection
+        self.options = ModuleOptions.of(type(self).__name__, self.default_options, given)
+        if self.options.seed is not None:
+            seed_everything(self.options.seed, verbose=False)
+            if self.options.deterministic:
+                torch.backends.cudnn.deterministic = True
+                torch.backends.cudnn.benchmark = False
+        config = self.options.logging_config
+        if config is None:
+            config = LoggingConfig(log_learning_rate=True, log_gradient_norm=False)
+        self.logging = LoggingConfig(**config) if isinstance(config, dict) else config
 
-    def finish_init(self) -> None:
-        """Freeze what is to be frozen; called by subclasses once `network` exists."""
-        if self.freeze_backbone:
-            self.network.backbone.requires_grad_(False)
-            # Lightning leaves each submodule in the mode it finds it in; see also `train`.
-            self.network.backbone.eval()
+    def finish_init(self, arguments: dict[str, Any], num_classes: int) -> None:
+        """Metrics, freezing, and what a checkpoint needs to rebuild this module.
 
-    def train(self, mode: bool = True) -> VisionModule:
-        """As `nn.Module.train`, but a frozen backbone's batch-norm statistics stay frozen too."""
-        super().train(mode)
-        if self.freeze_backbone and mode:
-            self.network.backbone.eval()
-        return self
+        Args:
+            arguments: of the constructor, but for the shared options.
+            num_classes: C.
+        """
+        given = {name: getattr(self.options, name) for name in self.options.__dataclass_fields__}
+        self.save_hyperparameters(plain({**arguments, **given}), logger=False)
+        self.metric_manager = self._metric_manager(num_classes)
+        self.train_metrics = self.metric_manager.get_train_metrics()
+        self.val_metrics = self.metric_manager.get_val_metrics()
+        self.test_metrics = self.metric_manager.get_test_metrics()
+        own = [c.name for c in self.metric_manager if "val" in c.stages]
+        if self.options.metrics is not None and own and self.main_metric not in own:
+            self.main_metric = own[0]
+        self.transform_config = self._transform_config()
+        self._set_frozen(self.options.frozen)
+
+    def _metric_manager(self, num_classes: int) -> MetricManager:
+        metrics = self.options.metrics
+        if isinstance(metrics, MetricManager):
+            if not self.extra_metrics():
+                return metrics
+            metrics = metrics.configs
+        configs = self.default_metrics() if metrics is None else metrics
+        if isinstance(configs, dict):  # a manager that went through a checkpoint
+            configs = configs["configs"]
+        made = [MetricConfig(**c) if isinstance(c, dict) else c for c in configs]
+        return MetricManager([*made, *self.extra_metrics()], num_classes)
+
+    def _transform_config(self) -> TransformConfig | None:
+        config = self.options.transform_config
+        if isinstance(config, dict):
+            from components.data.transform_config import TransformConfig
+
+            return TransformConfig(**config)
+        return config
+
+    @abstractmethod
+    def default_metrics(self) -> list[MetricConfig]:
+        """What is measured where the user names nothing."""
+
+    def extra_metrics(self) -> list[MetricConfig]:
+        """What the logging config asks for besides."""
+        return []
 
     @abstractmethod
     def model_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of a batch: a dict of scalars that holds `loss`."""
+        """Losses of a batch: a dict of scalars that holds `loss`."""
 
     @abstractmethod
-    def update_metrics(self, metrics: Metric | MetricCollection, batch: Batch) -> dict[str, Tensor]:
-        """Feed predictions on a batch to the metrics; gives the losses as `model_step` does."""
+    def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+        """Losses as `model_step` gives them; feeds predictions to the metrics on the way."""
 
-    def computed_metrics(self, metrics: Metric | MetricCollection) -> dict[str, Tensor]:
-        """Names and values of the metrics over a whole epoch."""
-        return dict(metrics.compute())
+    @abstractmethod
+    def drawn_predictions(self, batch: Batch, count: int) -> list[Tensor]:
+        """Up to `count` of a batch's images, uint8 [3, H, W], with what the model says of them."""
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    # Freezing ---------------------------------------------------------------------------------
+
+    def _set_frozen(self, frozen: bool) -> None:
+        self._frozen = frozen
+        self.network.features.requires_grad_(not frozen)
+        # Lightning leaves each submodule in the mode it finds it in; see also `train`.
+        self.network.features.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but a frozen backbone's batch-norm statistics stay frozen too."""
+        super().train(mode)
+        if mode and getattr(self, "_frozen", False):
+            self.network.features.eval()
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        """Thaw the backbone when its epochs are over."""
+        if not self.options.frozen and self.options.freeze_epochs:
+            frozen = self.current_epoch < self.options.freeze_epochs
+            if frozen != self._frozen:
+                self._set_frozen(frozen)
+
+    def on_fit_start(self) -> None:
+        """Compile, where that pays."""
+        if self.options.compile_model and self.device.type == "cuda":
+            # In place: a wrapper would put `_orig_mod.` before the name of every weight.
+            self.network.compile(**(self.options.compile_kwargs or {}))
+
+    # Stages -----------------------------------------------------------------------------------
+
+    def as_batch(self, batch: Any) -> Batch:
+        """A batch as a dict; `(images, labels)` is one too."""
+        if isinstance(batch, dict):
+            return batch
+        images, labels = batch
+        return {"images": images, "labels": labels}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step of training."""
-        losses = self.model_step(batch)
-        self._log("train", losses, batch)
+        batch = self.as_batch(batch)
+        metrics = self._metrics("train")
+        losses = self.measured_step(batch, metrics) if metrics else self.model_step(batch)
+        self._log_losses("train", losses, batch)
+        self._log_metrics("train", on_step=True)
+        if self.logging.log_learning_rate and self.logging.verbosity:
+            rate = max(group["lr"] for group in self.optimizers().param_groups)  # type: ignore[union-attr]
+            self.log("train/lr", rate, on_step=True, on_epoch=False)
         return losses["loss"]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss and metrics on a validation batch."""
-        self._log("val", self.update_metrics(self.val_metrics, batch), batch)
+        self._measure("val", self.as_batch(batch), batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Loss and metrics on a test batch."""
+        self._measure("test", self.as_batch(batch), batch_idx)
+
+    def _measure(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        self._log_losses(stage, self.measured_step(batch, self._metrics(stage)), batch)
+        self._log_metrics(stage, on_step=True)
+        if stage == "val" and self.logging.log_predictions and not self.trainer.sanity_checking:
+            self._collect_pictures(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the metrics over the training batches, as they were when seen."""
+        self._log_metrics("train", on_step=False)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over the whole validation split."""
-        self._log_metrics("val", self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and metrics on a test batch."""
-        self._log("test", self.update_metrics(self.test_metrics, batch), batch)
+        self._log_metrics("val", on_step=False)
+        if self.logging.log_predictions and self._pictures and self.trainer.is_global_zero:
+            log_pictures(self.loggers, "val/predictions", self._pictures, self.global_step)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics over the whole test split."""
-        self._log_metrics("test", self.test_metrics)
+        self._log_metrics("test", on_step=False)
 
-    def _log(self, stage: str, losses: dict[str, Tensor], batch: Batch) -> None:
+    # Logging ----------------------------------------------------------------------------------
+
+    def _metrics(self, stage: str) -> dict[str, Metric]:
+        metrics = cast(nn.ModuleDict, getattr(self, f"{stage}_metrics"))
+        return {name: cast(Metric, metric) for name, metric in metrics.items()}
+
+    def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch) -> None:
         self.log_dict(
             {f"{stage}/{name}": value.detach() for name, value in losses.items()},
             batch_size=len(batch["images"]),
@@ -112,30 +222,114 @@ class VisionModule(LightningModule):
             sync_dist=stage != "train",
         )
 
-    def _log_metrics(self, stage: str, metrics: Metric | MetricCollection) -> None:
-        for name, value in self.computed_metrics(metrics).items():
-            self.log(f"{stage}/{name}", value.float())
-        metrics.reset()
+    def _log_metrics(self, stage: str, on_step: bool) -> None:
+        """Log a stage's metrics: those wanted at each step, or at the end of the epoch all others.
+
+        A metric is computed over all batches of the epoch at once, never averaged over them.
+        """
+        for name, metric in self._metrics(stage).items():
+            config = self.metric_manager.get_metric_config(stage, name)
+            assert config is not None
+            if on_step and not config.log_on_step:
+                continue
+            if not on_step and not config.log_on_epoch:
+                metric.reset()
+                continue
+            value = metric.compute()
+            if isinstance(value, Tensor) and value.ndim == 2:
+                if not on_step and self.trainer.is_global_zero:
+                    picture = matrix_picture(value)
+                    log_pictures(self.loggers, f"{stage}/{name}", [picture], self.global_step)
+                metric.reset()
+                continue
+            for key, scalar in _scalars(name, value):
+                self.log(
+                    f"{stage}/{key}_step" if on_step else f"{stage}/{key}",
+                    scalar.float(),
+                    prog_bar=config.prog_bar,
+                    on_step=on_step,
+                    on_epoch=not on_step,
+                )
+            if not on_step:
+                metric.reset()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of all gradients, before they are clipped, and of all weights."""
+        logging = self.logging
+        if logging.verbosity and (logging.log_gradient_norm or logging.log_weight_norm):
+            for part, module in self._logged_parts():
+                gradients = [p.grad for p in module.parameters() if p.grad is not None]
+                if logging.log_gradient_norm and gradients:
+                    self._log_step(f"train/grad_norm{part}", nn.utils.get_total_norm(gradients))
+                if logging.log_weight_norm:
+                    norm = nn.utils.get_total_norm([p.detach() for p in module.parameters()])
+                    self._log_step(f"train/weight_norm{part}", norm)
+
+    def _logged_parts(self) -> list[tuple[str, nn.Module]]:
+        parts: list[tuple[str, nn.Module]] = [("", self.network)]
+        if self.logging.verbosity == 2:
+            parts += [
+                (f"/{name}", child)
+                for name, child in self.network.named_children()
+                if any(True for _ in child.parameters())
+            ]
+        return parts
+
+    def _log_step(self, name: str, value: Tensor) -> None:
+        self.log(name, value, on_step=True, on_epoch=False)
+
+    def on_validation_epoch_start(self) -> None:
+        """No pictures yet."""
+        self._pictures: list[Tensor] = []
+
+    def _collect_pictures(self, batch: Batch, batch_idx: int) -> None:
+        missing = self.logging.predictions_per_epoch - len(self._pictures)
+        if missing > 0:
+            self._pictures += self.drawn_predictions(batch, missing)
+
+    # Optimizer --------------------------------------------------------------------------------
+
+    @property
+    def backbone_name(self) -> str:
+        """timm's name of the backbone."""
+        backbone = self.hparams["backbone"]
+        return backbone["model_name"] if isinstance(backbone, dict) else backbone
+
+    def peak_lr(self) -> float:
+        """The learning rate that the schedule multiplies."""
+        return self.options.lr
+
+    def schedule_options(self, num_epochs: float) -> dict[str, Any]:
+        """Arguments of the schedule for a training of so many epochs."""
+        return dict(self.options.scheduler_kwargs or {})
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and a schedule stepped after every batch."""
+        """The optimizer and its schedule."""
+        options = self.options
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_epochs = max(1, self.trainer.max_epochs or 1)
+        lr = self.peak_lr()
         optimizer = create_optimizer(
             self.network,
-            self.optimizer_name,
-            self.lr,
-            self.weight_decay,
-            self.network.backbone,
-            self.backbone_lr_scale,
-            **self.optimizer_kwargs,
+            options.optimizer,
+            lr,
+            options.weight_decay,
+            self.network.features,
+            options.backbone_lr_scale,
+            options.layer_decay,
+            **(options.optimizer_kwargs or {}),
         )
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(1, self.trainer.max_epochs or 1)
-        warmup = self.scheduler_kwargs.get("warmup_epochs", 0.0) / epochs * num_steps
-        scheduler = create_scheduler(optimizer, self.scheduler_name, num_steps, round(warmup))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        schedule = create_scheduler(
+            optimizer,
+            options.scheduler,
+            lr,
+            num_steps,
+            num_epochs,
+            **self.schedule_options(num_epochs),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    # Use --------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluating(self, images: Tensor) -> Any:
@@ -146,3 +340,95 @@ class VisionModule(LightningModule):
             return self.network(images)
         finally:
             self.train(training)
+
+    def get_data_config(self) -> dict[str, Any]:
+        """How pictures come to this model: `input_size`, `mean`, `std`, and how they are resized.
+
+        Raises:
+            ValueError: the module was made without a `transform_config`.
+        """
+        from components.data.transform_config import resolve_backbone_data_config
+
+        config = self._required_config()
+        facts = resolve_backbone_data_config(
+            self.backbone_name if config.use_timm_config else nn.Identity(),
+            config.mean,
+            config.std,
+            (3, config.image_size, config.image_size),
+            config.interpolation,
+            config.crop_pct,
+        )
+        return facts | self.fixed_input
+
+    def preprocess(self, images: Image | list[Image]) -> Tensor:
+        """Pictures as this model takes them: normalised, [B, 3, H, W].
+
+        Raises:
+            ValueError: the module was made without a `transform_config`.
+        """
+        from components.data.transform_config import get_transforms_from_backbone
+
+        config = self._required_config()
+        if self.fixed_input:
+            config = config.with_overrides(use_timm_config=False, **self.fixed_input)
+        transform = get_transforms_from_backbone(self.backbone_name, config, task=self.task)
+        several = images if isinstance(images, list) else [images]
+        batch = torch.stack([transform(image) for image in several]).to(self.device)
+        return batch.flip(1) if self.channels == "bgr" else batch
+
+    def _required_config(self) -> TransformConfig:
+        if self.transform_config is None:
+            raise ValueError(
+                f"this {type(self).__name__} was made without a transform_config, so it does not "
+                "know how pictures come to its input: give it one, or hand it normalised tensors"
+            )
+        return self.transform_config
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        strict: bool = True,
+        **arguments: Any,
+    ) -> Self:
+        """A module as a checkpoint holds it, rebuilt from the arguments stored there.
+
+        Args:
+            checkpoint_path: as Lightning's `ModelCheckpoint` or `Trainer.save_checkpoint` wrote it.
+            map_location: device of the weights.
+            strict: every weight has to be there.
+            arguments: replace stored ones. A loss that was given as a module is not stored: give it
+                again.
+        """
+        state = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        stored = {**state["hyper_parameters"], **arguments}
+        wanted = stored.get("backbone")
+        # The weights come from the checkpoint: nothing is to be fetched for them.
+        if isinstance(wanted, dict):
+            stored["backbone"] = {**wanted, "pretrained": False}
+        if "pretrained" in stored:
+            stored["pretrained"] = False
+        module = cls(**stored)
+        if isinstance(wanted, dict):
+            module.hparams["backbone"] = wanted
+        module.load_state_dict(state["state_dict"], strict=strict)
+        return module
+
+
+def own_arguments(scope: dict[str, Any]) -> dict[str, Any]:
+    """A constructor's arguments but for the shared options, from its `locals()` at the start."""
+    return {k: v for k, v in scope.items() if k not in ("self", "options", "__class__")}
+
+
+def _scalars(name: str, value: Any) -> list[tuple[str, Tensor]]:
+    """A metric's value as named scalars: one, one a class, or those that it names itself."""
+    if isinstance(value, Mapping):
+        return [
+            (str(key), item)
+            for key, item in value.items()
+            if isinstance(item, Tensor) and item.ndim == 0 and key != "classes"
+        ]
+    if value.ndim == 0:
+        return [(name, value)]
+    return [(f"{name}_{number}", item) for number, item in enumerate(value)]

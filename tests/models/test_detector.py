@@ -75,7 +75,7 @@ def test_the_loss_of_a_batch_is_that_of_its_images_weighted_by_positives():
 
     outputs = model(batch["images"])
     classes, sides, centers = (flatten_levels(levels) for levels in outputs)
-    points, strides, ranges = model._points(outputs)
+    points, strides, ranges = model.method.points(outputs)
     whole = fcos_loss(
         classes,
         sides,
