@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -17,9 +21,16 @@ def detection_augment(settings: AugmentSettings, image_size: tuple[int, int]) ->
         # Zoom, then cut the input's window out of it wherever it falls (or pad a smaller one).
         steps.append(_Zoom(settings.scale))
     steps.append(v2.RandomCrop(image_size, pad_if_needed=True, fill=FILL))
-    steps += _common(settings)
-    steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)]
-    return v2.Compose(steps)
+    return v2.Compose(steps + _common(settings) + _kept_boxes())
+
+
+def mosaic_augment(settings: AugmentSettings) -> v2.Transform:
+    """What is left to do to a mosaic, which has its zoom and shift: flips, colour."""
+    return v2.Compose(_common(settings) + _kept_boxes())
+
+
+def _kept_boxes() -> list[v2.Transform]:
+    return [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)]
 
 
 def classification_augment(settings: AugmentSettings, image_size: tuple[int, int]) -> v2.Transform:
@@ -39,6 +50,8 @@ def _common(settings: AugmentSettings) -> list[v2.Transform]:
     if settings.color:
         strength = settings.color
         steps.append(v2.ColorJitter(strength, strength, strength))
+    if any(settings.hsv):
+        steps.append(_HsvShift(settings.hsv))
     return steps
 
 
@@ -57,6 +70,37 @@ class _Zoom(v2.Transform):
 
     def transform(self, inpt: object, params: dict[str, object]) -> object:
         return v2.functional.resize(inpt, size=params["size"], antialias=True)
+
+
+class _HsvShift(v2.Transform):
+    """Hue, saturation and value of a uint8 image, each moved by a random amount or left, evenly.
+
+    As in YOLOX, where the amounts are up to 5 of 180, 30 of 255 and 30 of 255. By Pillow's tables:
+    `v2.ColorJitter`'s hue takes several times as long.
+
+    Args:
+        shares: largest shift of each, a share of its whole range.
+    """
+
+    def __init__(self, shares: tuple[float, float, float]):
+        super().__init__()
+        self.shares = torch.tensor(shares)
+
+    def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
+        shifts = self.shares * (2 * torch.rand(3) - 1) * torch.randint(0, 2, (3,))
+        hue, saturation, value = (round(255 * float(shift)) for shift in shifts)
+        levels = np.arange(256)
+        table = [(levels + hue) % 256, (levels + saturation).clip(0, 255)]
+        table.append((levels + value).clip(0, 255))
+        return {"table": np.concatenate(table).tolist()}
+
+    def transform(self, inpt: object, params: dict[str, Any]) -> object:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        image = Image.fromarray(inpt.permute(1, 2, 0).contiguous().numpy())
+        shifted = image.convert("HSV").point(params["table"]).convert("RGB")
+        # A copy: Pillow's pixels are read-only, and torch would warn of that.
+        return tv_tensors.Image(torch.from_numpy(np.array(shifted)).permute(2, 0, 1))
 
 
 def as_tensors(

@@ -65,11 +65,80 @@ class AugmentSettings(Settings):
     color: float = Field(
         0.2, ge=0, le=1, description="strength of brightness, contrast and saturation jitter"
     )
+    hsv: tuple[float, float, float] = Field(
+        (0.0, 0.0, 0.0),
+        description="largest shift of hue, saturation and value, each a share of its whole range; "
+        "YOLOX's is [0.028, 0.118, 0.118]",
+    )
+    mosaic: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="detection: probability of four images joined into one; `scale` is then unused",
+    )
+    mosaic_scale: tuple[float, float] = Field(
+        (0.1, 2.0), description="zoom range of a mosaic; YOLOX's nano and tiny take [0.5, 1.5]"
+    )
+    degrees: float = Field(0.0, ge=0, le=180, description="a mosaic is turned by at most this")
+    translate: float = Field(
+        0.0, ge=0, le=0.5, description="a mosaic is moved by at most this share of the input's side"
+    )
+    shear: float = Field(
+        0.0, ge=0, le=30, description="a mosaic is sheared by at most this, degrees"
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="detection: probability that a mosaic is blended evenly with one more image",
+    )
+    mixup_scale: tuple[float, float] = Field(
+        (0.5, 1.5), description="zoom range of the image blended into a mosaic"
+    )
+    plain_epochs: int = Field(
+        0, ge=0, le=10_000, description="last epochs, without mosaic and mixup; YOLOX's are 15"
+    )
+    multi_scale: tuple[int, int] = Field(
+        (0, 0),
+        description="detection: the input's height changes by so many steps of 32 pixels: "
+        "[fewest, most], or one number for as many each way; 0: never",
+    )
+    multi_scale_every: int = Field(
+        10, ge=1, le=10_000, description="batches between changes of the input's size"
+    )
 
-    @field_validator("scale")
+    @field_validator("multi_scale", mode="before")
+    @classmethod
+    def _each_way(cls, value: object) -> object:
+        return (-value, value) if isinstance(value, int) else value
+
+    @field_validator("multi_scale")
+    @classmethod
+    def _steps(cls, value: tuple[int, int]) -> tuple[int, int]:
+        low, high = value
+        if not -127 <= low <= 0 <= high <= 127:
+            raise ValueError("must be [low, high] with -127 <= low <= 0 <= high <= 127")
+        return value
+
+    @field_validator("scale", "mosaic_scale", "mixup_scale")
     @classmethod
     def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
         low, high = value
         if not 0.05 <= low <= high <= 4:
             raise ValueError("must be [low, high] with 0.05 <= low <= high <= 4")
         return value
+
+    @field_validator("hsv")
+    @classmethod
+    def _shares(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(0 <= share <= 1 for share in value):
+            raise ValueError("must be [hue, saturation, value], each from 0 to 1")
+        return value
+
+    @model_validator(mode="after")
+    def _needs_a_mosaic(self) -> AugmentSettings:
+        idle = [name for name in ("degrees", "translate", "shear", "mixup") if getattr(self, name)]
+        if idle and not self.mosaic:
+            named = ", ".join(f"{name} ({getattr(self, name):g})" for name in idle)
+            raise ValueError(f"{named} change a mosaic: set mosaic above 0, or these to 0")
+        return self

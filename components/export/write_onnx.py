@@ -109,6 +109,7 @@ def _metadata(description: ModelDescription) -> dict[str, str]:
         "color": "RGB uint8, height x width x channel",
         "mean": json.dumps(description.mean),
         "std": json.dumps(description.std),
+        "channels": description.channels,
         "resize": description.resize,
         "crop_fraction": json.dumps(description.crop_fraction),
         "backbone": description.backbone,

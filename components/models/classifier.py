@@ -71,6 +71,7 @@ class ImageClassifier(VisionModule):
     F1, or for multi-label mean average precision, macro F1 and accuracy over all labels.
     """
 
+    task = "classification"
     main_metric = "accuracy"
     default_options = {"lr": 1e-3}  # noqa: RUF012 - see VisionModule
 
@@ -91,7 +92,7 @@ class ImageClassifier(VisionModule):
         arguments = own_arguments(locals())
         super().__init__(options)
         backbone = BackboneConfig(**backbone) if isinstance(backbone, dict) else backbone
-        if num_classes < 2 and not multi_label:
+        if num_classes < 2:
             raise ValueError(f"num_classes = {num_classes}: a classifier needs at least 2")
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(

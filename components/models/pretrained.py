@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,41 +29,49 @@ def packaged_weights(model_name: str) -> Path | None:
     return files[0] if files else None
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a local weights file into a timm backbone.
+def load_weights(model: nn.Module, path: Path, translate: Callable[..., Any] | None = None) -> None:
+    """Load a local weights file into a timm model.
 
     Heads are dropped, everything else has to fit: the names are timm's own, the lite0 package's, or
-    timm's with the dots of a features-only model replaced by underscores, as timm does itself.
+    those of the model's authors, where timm can translate them. Position embeddings of another
+    image size are resampled by timm's own translation.
 
     Args:
-        model: as `timm.create_model` made it, with `features_only` or without.
+        model: headless, as `timm.create_model` made it, not a feature extractor.
         path: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
+        translate: timm's `checkpoint_filter_fn` of the model's family, if it has one.
 
     Raises:
         ModelError: no such file, unreadable, or weights of another model.
     """
     state = lite0_to_timm(read_state(path))
     wanted = model.state_dict()
-    state = {_flatten(name, wanted): value for name, value in state.items()}
-    missing = [name for name in wanted if name not in state]
-    wrong = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if missing or wrong:
-        shown = ", ".join((wrong + [f"{name} is missing" for name in missing])[:3])
-        raise ModelError(
-            f"{path}: not the weights of this backbone: {len(missing)} of {len(wanted)} tensors "
-            f"missing, {len(wrong)} of another shape ({shown})"
-        )
+    problem = _misfit(state, wanted)
+    if problem and translate is not None:
+        try:
+            state = translate(state, model)
+            problem = _misfit(state, wanted)
+        except (RuntimeError, LookupError, AttributeError, TypeError, ValueError):
+            pass  # it met names it does not know: then the file is another model's, as found above
+    if problem:
+        raise ModelError(f"{path}: not the weights of this backbone: {problem}")
     model.load_state_dict({name: state[name] for name in wanted})
 
 
-def _flatten(name: str, wanted: Mapping[str, Tensor]) -> str:
-    """`stages.0.x` as timm's features-only models call it: `stages_0.x`."""
-    flat = re.sub(r"^(\w+?)\.(\d+)\.", r"\1_\2.", name)
-    return flat if name not in wanted and flat in wanted else name
+def _misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What a state dict lacks; empty if nothing."""
+    missing = [name for name in wanted if name not in state]
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if not missing and not wrong:
+        return ""
+    shown = ", ".join((wrong + [f"{name} is missing" for name in missing])[:3])
+    return (
+        f"{len(missing)} of {len(wanted)} tensors missing, {len(wrong)} of another shape ({shown})"
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -130,10 +130,33 @@ def test_augmented_boxes_stay_on_their_object(tmp_path):
 
 def test_order_changes_with_the_epoch_and_holds_every_row():
     sampler = EpochSampler(np.arange(50), seed=0)
-    first = [row for _, row in sampler]
+    first = [row for _, row, _ in sampler]
     sampler.set_epoch(1)
-    second = [row for _, row in sampler]
+    second = [row for _, row, _ in sampler]
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
     sampler.set_epoch(0)
-    assert [row for _, row in sampler] == first
+    assert [row for _, row, _ in sampler] == first
+
+
+def test_a_balanced_epoch_draws_every_class_as_often():
+    rows, class_ids = np.arange(100, 1100), np.array([0] * 950 + [2] * 50)
+    sampler = EpochSampler(rows, 0, class_ids)
+    first = [row for _, row, _ in sampler]
+    assert len(first) == len(sampler) == 1000
+    assert np.mean(np.array(first) >= 1050) == pytest.approx(0.5, abs=0.05)
+    assert [row for _, row, _ in EpochSampler(rows, 0, class_ids)] == first
+    sampler.set_epoch(1)
+    assert [row for _, row, _ in sampler] != first
+
+
+def test_balanced_sampling_is_for_training_a_classifier(tmp_path):
+    store = make_store(tmp_path / "store", "classification", num_images=20)
+    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3, balanced=True)
+    drawn = [int(row) for batch in data.train_dataloader() for row in batch["rows"]]
+    assert len(drawn) == len(store.rows("train")) and len(set(drawn)) < len(drawn)
+    measured = [int(row) for batch in data.val_dataloader() for row in batch["rows"]]
+    assert measured == store.rows("val").tolist()
+    detection = make_store(tmp_path / "boxes")
+    with pytest.raises(ValueError, match="balanced = True: an image of a detection set"):
+        PreparedDataModule(detection, 4, (0.5,) * 3, (0.5,) * 3, balanced=True)

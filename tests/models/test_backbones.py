@@ -66,11 +66,6 @@ def test_an_unknown_name_is_answered_with_the_nearest(create):
         create("resnet5O")
 
 
-def test_a_model_without_feature_maps_of_the_strides_says_so():
-    with pytest.raises(ModelError, match=r"strides .*a detector needs \[8, 16, 32\]"):
-        create_feature_backbone(FeatureBackboneConfig("vit_tiny_patch16_224", pretrained=False))
-
-
 def test_parameters_are_counted():
     backbone = create_backbone(BackboneConfig("resnet18", pretrained=False))
     assert count_parameters(backbone) == 11_176_512
@@ -155,7 +150,7 @@ def test_unknown_weights_are_answered_with_those_there_are():
 
 
 def test_without_a_hub_the_error_says_what_else_there_is(monkeypatch):
-    monkeypatch.setattr("components.models.backbones._hub_reachable", lambda: False)
+    monkeypatch.setattr("components.models.timm_builder._hub_reachable", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"could not be fetched .* path of a local file"):
         create_backbone(BackboneConfig("resnet18", pretrained=True))
