@@ -10,9 +10,9 @@ import httpx
 import huggingface_hub
 
 from components.errors import ModelError
-from components.models.backbones import _hub_reachable
 from components.models.pretrained import read_state
 from components.models.rtdetr_network import RTDetrNetwork, import_transformers, reset_class_heads
+from components.models.timm_builder import _hub_reachable
 
 _HUB_OWNER = "PekingU"
 _FILES = ("model.safetensors", "weights.safetensors")  # transformers' name, and ours
