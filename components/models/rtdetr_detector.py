@@ -55,6 +55,8 @@ class RTDetrDetector(DetectorModule):
         # Batches have different numbers of denoising queries; each would be compiled anew.
         "compile_model": False,
     }
+    fixed_input = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # noqa: RUF012 - see there
+    thresholds = ("score_thresh", "max_detections_per_image")
     network: RTDetrNetwork
 
     def __init__(

@@ -12,11 +12,7 @@ import huggingface_hub
 from components.errors import ModelError
 from components.models.pretrained import read_state
 from components.models.rtdetr_network import RTDetrNetwork, import_transformers, reset_class_heads
-<<<<<<< HEAD
 from components.models.timm_builder import hub_reachable
-=======
-from components.models.timm_builder import _hub_reachable
->>>>>>> 77d8ce1b2e149615a8591070b0c17ffa9c84730c
 
 _HUB_OWNER = "PekingU"
 _FILES = ("model.safetensors", "weights.safetensors")  # transformers' name, and ours
