@@ -15,7 +15,10 @@ SHAPES, STRIDES = [(8, 10), (4, 5), (2, 3)], (8, 16, 32)
 NUM_POINTS = sum(h * w for h, w in SHAPES)
 
 
-def random_input(num_boxes: int, num_classes: int = 4, seed: int = 0, dtype=torch.float64):
+def random_input(
+    num_boxes: int, num_classes: int = 4, seed: int = 0, dtype=torch.float64, trained: bool = False
+):
+    """Boxes, some centred off the image; predictions at random, or near a box if `trained`."""
     generator = torch.Generator().manual_seed(seed)
 
     def boxes(number: int):
@@ -24,6 +27,9 @@ def random_input(num_boxes: int, num_classes: int = 4, seed: int = 0, dtype=torc
         return torch.cat([center - half, center + half], dim=1)
 
     truth, predicted = boxes(num_boxes), boxes(NUM_POINTS)
+    if trained:
+        near = truth[torch.randint(0, num_boxes, (NUM_POINTS,), generator=generator)]
+        predicted = near + torch.rand(NUM_POINTS, 4, generator=generator, dtype=dtype) * 0.1
     labels = torch.randint(0, num_classes, (num_boxes,), generator=generator)
     classes = torch.randn(NUM_POINTS, num_classes, generator=generator, dtype=dtype)
     objectness = torch.randn(NUM_POINTS, generator=generator, dtype=dtype)
@@ -71,10 +77,11 @@ def oracle(truth, labels, predicted, classes, objectness) -> list[int]:
     return matched
 
 
+@pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("num_boxes", [1, 2, 5, 12])
-def test_equals_the_loop_written_oracle(num_boxes):
-    for seed in range(8):
-        given = random_input(num_boxes, seed=seed)
+def test_equals_the_loop_written_oracle(num_boxes, trained):
+    for seed in range(6):
+        given = random_input(num_boxes, seed=seed, trained=trained)
         matched, ious = simota(SHAPES, STRIDES, *given)
         assert matched.tolist() == oracle(*given)
         for p in (matched >= 0).nonzero().squeeze(1).tolist():
