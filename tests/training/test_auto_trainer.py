@@ -7,7 +7,8 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from raw_data_helpers import write_coco, write_folders
+from PIL import Image
+from raw_data_helpers import write_coco, write_folders, write_image
 from torch.utils.data import DataLoader
 
 import components
@@ -386,6 +387,93 @@ class TestTogether:
         assert torch.isfinite(run.callback_metrics["train/loss"])
         run.test(model, dataloaders=data.val_dataloader(), verbose=False)
         assert "test/map" in run.callback_metrics
+
+    def test_several_labels_as_documented(self, tmp_path):
+        """The page on multi-label data; only the import differs, and a smaller model."""
+        for number in range(8):
+            write_image(tmp_path / "images" / f"{number}.png", number)
+        rows = [f"{n}.png,{n % 2},{n // 2 % 2}" for n in range(8)]
+        for name in ("train.csv", "val.csv"):
+            (tmp_path / name).write_text("\n".join(["image_path,cat,dog", *rows]))
+        data = components.MultiLabelImageDataModule(
+            train_csv=tmp_path / "train.csv",
+            image_dir=tmp_path / "images",
+            val_csv=tmp_path / "val.csv",
+            image_size=32,
+            batch_size=4,
+            num_workers=0,
+        )
+        data.setup("fit")
+        accuracy = components.MetricConfig(
+            name="accuracy",
+            backend="torchmetrics",
+            metric_class="MultilabelAccuracy",
+            params={"num_labels": data.num_labels},
+            stages=["train", "val"],
+            prog_bar=True,
+        )
+        model = ImageClassifier(
+            BackboneConfig(NAME, pretrained=False),
+            num_classes=data.num_labels,
+            multi_label=True,
+            threshold=0.5,
+            metrics=[accuracy],
+            lr=1e-3,
+        )
+        run = trainer(tmp_path, max_epochs=1)
+        run.fit(model, datamodule=data)
+        assert run.checkpoint_callback.monitor == "val/accuracy"
+        assert "train/accuracy" in run.callback_metrics
+
+    def test_detection_from_csv_as_documented(self, tmp_path):
+        """The page on CSV data; a metric named otherwise than what it logs is found."""
+        for number in range(4):
+            write_image(tmp_path / "images" / f"{number}.png", number, color=(250, 0, 0))
+        rows = [f"{n}.png,10,5,30,25,cat" for n in range(4)]
+        header = "image_path,x_min,y_min,x_max,y_max,label"
+        for name in ("train_annotations.csv", "val_annotations.csv"):
+            (tmp_path / name).write_text("\n".join([header, *rows]))
+        data = components.DetectionDataModule(
+            train_csv=tmp_path / "train_annotations.csv",
+            val_csv=tmp_path / "val_annotations.csv",
+            image_dir=tmp_path / "images",
+            image_size=64,
+            batch_size=2,
+            num_workers=0,
+        )
+        data.setup("fit")
+        precision = components.MetricConfig(
+            name="mAP",
+            backend="torchmetrics",
+            metric_class="MeanAveragePrecision",
+            params={"box_format": "xyxy"},
+            stages=["val"],
+        )
+        model = ObjectDetector(
+            backbone=FeatureBackboneConfig(NAME, pretrained=False),
+            num_classes=data.num_classes,
+            metrics=[precision],
+            fpn_channels=32,
+            head_num_convs=1,
+        )
+        run = trainer(tmp_path, max_epochs=1, gradient_clip_val=1.0)
+        run.fit(model, datamodule=data)
+        assert run.checkpoint_callback.monitor == "val/map"
+
+    def test_model_and_data_share_one_description(self, tmp_path):
+        """What the model makes of a picture is what it was measured with."""
+        folder = write_folders(tmp_path / "data", {"": {"green": 4, "red": 4}})
+        config = components.TransformConfig(preset="randaugment", image_size=48)
+        data = components.ImageDataModule(
+            folder, transform_config=config, backbone=NAME, batch_size=2, num_workers=0
+        )
+        data.setup("fit")
+        backbone = BackboneConfig(NAME, pretrained=False)
+        model = ImageClassifier(backbone, data.num_classes, transform_config=config)
+        seen = data.val_dataset[0][0]
+        with Image.open(folder / data.val_dataset.names[0]) as image:
+            assert torch.equal(model.preprocess(image)[0], seen)
+        assert model.get_data_config()["input_size"] == (3, 48, 48)
 
     def test_it_is_a_lightning_trainer(self, tmp_path):
         assert isinstance(trainer(tmp_path), Trainer)
