@@ -328,7 +328,7 @@ class TestWeights:
             tiny(pretrained=str(tmp_path / "none.safetensors"))
 
     def test_the_hub_out_of_reach(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(rtdetr_weights, "_hub_reachable", lambda: False)
+        monkeypatch.setattr(rtdetr_weights, "hub_reachable", lambda: False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         with pytest.raises(
             ModelError, match=r"weights of PekingU/rtdetr_r18vd could not be fetched"
@@ -339,7 +339,7 @@ class TestWeights:
 def test_batch_norms_are_frozen_when_told_and_trained_from_random_weights():
     batch = batch_of([[[4, 4, 30, 40]]] * 2, [[1]] * 2)
     for frozen in (None, True):
-        model = tiny(freeze_batch_norm=frozen).train()
+        model = tiny(freeze_batch_norm=frozen)
         before = {k: v.clone() for k, v in model.network.backbone.state_dict().items()}
         model.model_step(batch)["loss"].backward()
         after = model.network.backbone.state_dict()
@@ -379,8 +379,8 @@ def test_a_training_run_and_its_checkpoint(tmp_path):
     assert len(rates) == 2 and max(rates) == pytest.approx(10 * min(rates))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    again = tiny(seed=1)
-    again.load_state_dict(stored["state_dict"])
+    assert stored["hyper_parameters"]["extra_config"] == TINY
+    again = RTDetrDetector.load_from_checkpoint(tmp_path / "last.ckpt")
     images = torch.rand(1, 3, SIZE, SIZE)
     assert torch.equal(model.eval()(images).logits, again.eval()(images).logits)
 
