@@ -52,9 +52,10 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        name = getattr(pl_module, "main_metric", None)
-        candidates = [(f"val/{name}", "max")] if isinstance(name, str) else []
-        candidates.append(("val/loss", "min"))
+        # Where the user names the metrics, that of the class may be logged under its own name.
+        names = [getattr(place, "main_metric", None) for place in (pl_module, type(pl_module))]
+        wanted = dict.fromkeys(name for name in names if isinstance(name, str))
+        candidates = [*((f"val/{name}", "max") for name in wanted), ("val/loss", "min")]
         if self.candidates and candidates != self.candidates:  # another module than last time
             self.monitor, self.best_model_path, self.best_model_score = None, "", None
             self.best_k_models = {}
@@ -151,14 +152,13 @@ class AutoTrainer(Trainer):
         **trainer_kwargs: Any,
     ):
         if json_progress:
-            raise ValueError(
-                "json_progress = True: there is no such front end here; allowed: False"
-            )
+            raise ValueError("json_progress = True: allowed: False; nothing here reads it")
         if not isinstance(tuner_config, TunerConfig | bool | None):
             raise ValueError(
                 f"tuner_config = {tuner_config!r}: allowed: a TunerConfig, True, False, None"
             )
-        self._seed, self._deterministic = seed, deterministic
+        self._seed = seed
+        self._is_trial = bool(fast_dev_run)
         self._tuner_config = TunerConfig() if tuner_config is True else tuner_config or None
         self.tuned: dict[str, float] = {}
         own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
@@ -214,7 +214,7 @@ class AutoTrainer(Trainer):
             datamodule, train_dataloaders = train_dataloaders, None
         self._apply_seed()
         with _without_known_warnings():
-            if self._tuner_config is not None and not self.fast_dev_run:
+            if self._tuner_config is not None and not self._is_trial:
                 self.search(model, train_dataloaders, datamodule)
                 self._apply_seed()
             super().fit(
@@ -256,6 +256,16 @@ class AutoTrainer(Trainer):
             return super().test(
                 model, dataloaders, ckpt_path, verbose, datamodule, weights_only=weights_only
             )
+
+    def validate(self, *args: Any, **kwargs: Any) -> Any:
+        """As Lightning's."""
+        with _without_known_warnings():
+            return super().validate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As Lightning's."""
+        with _without_known_warnings():
+            return super().predict(*args, **kwargs)
 
     def _apply_seed(self) -> None:
         if self._seed is not None:

@@ -12,12 +12,14 @@ import copy
 import logging
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.tuner import Tuner
+
+from components.models.vision_module import VisionModule
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class TunerConfig:
     """What to search for before training.
 
     Attributes:
-        auto_lr: the learning rate; the model must have an `lr`.
+        auto_lr: the learning rate; the model must be a `VisionModule`, or have an `lr`.
         auto_batch_size: the batch size, on a GPU only: the search ends where memory does, and a
             machine without one would be brought to swap.
         lr_find_kwargs: of `Tuner.lr_find`; None for 100 steps from 1e-7 to 1.
@@ -113,21 +115,23 @@ def _learning_rate(
     loaders: dict[str, Any],
     settings: dict[str, Any],
 ) -> float | None:
-    own = getattr(model, "lr", None)
-    if not isinstance(own, float | int):
-        raise ValueError("tuner_config: auto_lr needs a model with a learning rate named lr")
+    own = _rate(model)
     wanted = dict(config.lr_find_kwargs or {})
     # As many epochs as steps: a small data set must not end the search.
     epochs = int(wanted.get("num_training", 100))
+    trial = _copied(model)
     finder = Tuner(Trainer(**settings, max_epochs=epochs)).lr_find(
-        _copied(model), datamodule=copy.copy(datamodule), update_attr=False, **loaders, **wanted
+        trial, datamodule=copy.copy(datamodule), update_attr=False, **loaders, **wanted
     )
     suggestion = finder.suggestion() if finder is not None else None
     if suggestion is None or not math.isfinite(suggestion):
         _log.warning("the search found no learning rate; it stays %g", own)
         return None
-    rate = min(max(suggestion, own / config.max_lr_factor), own * config.max_lr_factor)
-    _log.info("learning rate %g (found %g, the model's own %g)", rate, suggestion, own)
+    # What was found is a step's rate, which a module may make of its own (YOLOX: by the batch).
+    peak_lr = getattr(trial, "peak_lr", None)
+    found = suggestion if peak_lr is None else suggestion * own / peak_lr()
+    rate = min(max(found, own / config.max_lr_factor), own * config.max_lr_factor)
+    _log.info("learning rate %g (found %g, the model's own %g)", rate, found, own)
     return float(rate)
 
 
@@ -160,7 +164,18 @@ def _copied(model: LightningModule) -> LightningModule:
         model._trainer = trainer
 
 
+def _rate(model: LightningModule) -> float:
+    """The model's own learning rate: `lr`, or that of a `VisionModule`'s options."""
+    rate = getattr(model, "lr", getattr(getattr(model, "options", None), "lr", None))
+    if not isinstance(rate, float | int):
+        raise ValueError("tuner_config: auto_lr needs a model with a learning rate named lr")
+    return rate
+
+
 def _set_rate(model: LightningModule, rate: float) -> None:
-    setattr(model, "lr", rate)  # noqa: B010 - `lr` is not part of LightningModule
+    if isinstance(model, VisionModule):
+        model.options = replace(model.options, lr=rate)
+    else:
+        setattr(model, "lr", rate)  # noqa: B010 - `lr` is not part of LightningModule
     if "lr" in model.hparams:
         model.hparams["lr"] = rate
