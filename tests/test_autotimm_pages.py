@@ -108,7 +108,9 @@ class TestBackbones:
     def test_names_by_pattern(self):
         assert len(at.list_backbones()) > 1000
         assert all("convnext" in name for name in at.list_backbones("*convnext*"))
-        assert set(at.list_backbones("*vit*", pretrained_only=True)) < set(at.list_backbones())
+        # Names with weights say which ones after a dot.
+        with_weights = {n.split(".")[0] for n in at.list_backbones("*vit*", pretrained_only=True)}
+        assert with_weights < set(at.list_backbones("*vit*"))
 
     def test_features_and_counts(self):
         backbone = at.create_backbone(
@@ -143,7 +145,7 @@ class TestClassifierOptions:
                     "params": {"T_0": 10, "T_mult": 2},
                 }
             },
-            {"label_smoothing": 0.1, "head_dropout": 0.5, "mixup_alpha": 0.2},
+            {"label_smoothing": 0.1, "head_dropout": 0.5},
             {"freeze_backbone": True, "lr": 1e-2},
             {"compile_model": False},
             {"compile_kwargs": {"mode": "reduce-overhead", "fullgraph": True, "dynamic": False}},
@@ -443,6 +445,8 @@ def folders(tmp_path):
 
 
 class TestClassificationFromFolders:
+    # Lightning's own, of a function of torch that it uses.
+    @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
     def test_quick_start(self, folders, tmp_path):
         data = ImageDataModule(data_dir=folders, image_size=32, batch_size=4, num_workers=0)
         data.setup("fit")
@@ -657,12 +661,13 @@ def test_everything_seeded():
     torch.testing.assert_close(draws[0], draws[1])
 
 
-class TestExport:
-    @pytest.fixture(scope="class")
-    def model(self):
-        torch.manual_seed(0)
-        return ImageClassifier(backbone=BACKBONE, num_classes=10).eval()
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return ImageClassifier(backbone=BACKBONE, num_classes=10).eval()
 
+
+class TestExport:
     def test_a_file_for_any_batch(self, model, tmp_path):
         example = torch.randn(1, 3, 32, 32)
         path = export_to_onnx(model, str(tmp_path / "model.onnx"), example_input=example)
