@@ -11,6 +11,8 @@ from torchmetrics import Metric
 
 from components.models.detector import DetectorModule, as_dicts
 from components.models.rtdetr_network import (
+    MEAN,
+    STD,
     RTDetrNetwork,
     RTDetrOutputs,
     normalized_targets,
@@ -55,6 +57,8 @@ class RTDetrDetector(DetectorModule):
         # Batches have different numbers of denoising queries; each would be compiled anew.
         "compile_model": False,
     }
+    fixed_input = {"mean": MEAN, "std": STD}  # noqa: RUF012 - see VisionModule
+    thresholds = ("score_thresh", "max_detections_per_image")
     network: RTDetrNetwork
 
     def __init__(
