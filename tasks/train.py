@@ -165,6 +165,9 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
             "head_num_convs": detector.head_num_convs,
             "center_sampling_radius": detector.center_sampling_radius,
         }
+    elif settings.backbone.startswith("rtdetr_"):
+        # Frozen batch norms are another network, to be rebuilt for evaluation.
+        options = {"freeze_batch_norm": bool(settings.pretrained)}
     elif info.task == "classification":
         options = {"head_dropout": settings.classifier.head_dropout}
     return ModelDescription(

@@ -1,15 +1,24 @@
 """From dense scores and boxes to detections; the same code runs in PyTorch and in the ONNX graph.
 
-Shapes: B images, P points, C classes, K candidates, D detections (padded to a fixed number).
+The K strongest (point, class) pairs of an image all lie on the K points whose best class is
+strongest: were a pair's point not among them, K others would each hold a pair at least as strong.
+So classes are looked at one by one for these points only.
+
+Shapes: B images, P points, C classes, K candidates, S strongest points (K, or P if fewer), D
+detections (padded to a fixed number).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 NO_LABEL = -1
+
+Combine = Literal["geometric_mean", "product"]
 
 
 @torch.library.custom_op("timmflow::nms_keep", mutates_args=())
@@ -57,7 +66,7 @@ def select_detections(
         scores: [B, P, C], 0 to 1.
         boxes_xyxy: [B, P, 4], pixels.
         image_size: (height, width) to which boxes are clipped.
-        score_threshold: weaker ones are dropped.
+        score_threshold: those at or below it are dropped.
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
         max_detections: D; fewer are padded.
         num_candidates: K strongest (point, class) pairs that suppression looks at.
@@ -65,6 +74,92 @@ def select_detections(
     Returns:
         boxes [B, D, 4], scores [B, D] falling, labels [B, D]. Padding: zeros, 0 and `NO_LABEL`.
     """
+    strongest = _strongest(scores.amax(-1), num_candidates)
+    return _suppress(
+        _rows(scores, strongest),
+        _rows(boxes_xyxy, strongest),
+        image_size,
+        score_threshold,
+        nms_threshold,
+        max_detections,
+        num_candidates,
+    )
+
+
+def select_from_logits(
+    cls_logits: Tensor,
+    other_logits: Tensor,
+    boxes_xyxy: Tensor,
+    image_size: tuple[int, int],
+    combine: Combine = "geometric_mean",
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.6,
+    max_detections: int = 100,
+    num_candidates: int = 1000,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`select_detections` on scores that are never computed but for the strongest points.
+
+    Args:
+        cls_logits: [B, P, C], of any floating type; scores are computed in float32.
+        other_logits: [B, P]: what a point says besides its classes (FCOS: centerness; YOLOX:
+            objectness).
+        boxes_xyxy: [B, P, 4], pixels.
+        image_size: (height, width) to which boxes are clipped.
+        combine: of the sigmoids: `geometric_mean` (FCOS's later code) or `product` (YOLOX).
+        score_threshold, nms_threshold, max_detections, num_candidates: see `select_detections`.
+
+    Returns:
+        As `select_detections`.
+
+    Raises:
+        ValueError: `combine` is not known.
+    """
+    # At one point a larger logit is a larger score: the best class is found among the logits.
+    best = _combined(cls_logits.amax(-1), other_logits, combine)
+    strongest = _strongest(best, num_candidates)
+    other = other_logits.gather(1, strongest)[..., None]
+    return _suppress(
+        _combined(_rows(cls_logits, strongest), other, combine),
+        _rows(boxes_xyxy, strongest).float(),
+        image_size,
+        score_threshold,
+        nms_threshold,
+        max_detections,
+        num_candidates,
+    )
+
+
+def _combined(cls_logits: Tensor, other_logits: Tensor, combine: Combine) -> Tensor:
+    product = cls_logits.float().sigmoid() * other_logits.float().sigmoid()
+    if combine == "product":
+        return product
+    if combine == "geometric_mean":
+        return product.sqrt()
+    raise ValueError(f"unknown combine {combine!r}; allowed: geometric_mean, product")
+
+
+def _strongest(best_scores: Tensor, num_candidates: int) -> Tensor:
+    """The points [B, S] with the highest best scores, of [B, P]."""
+    return best_scores.topk(min(num_candidates, best_scores.shape[1])).indices
+
+
+def _rows(values: Tensor, points: Tensor) -> Tensor:
+    """Those points' rows: values [B, P, X] and points [B, S] to [B, S, X]."""
+    # `len` would fix the batch size of the exported graph.
+    image = torch.arange(points.shape[0], device=points.device)[:, None]
+    return values[image, points]
+
+
+def _suppress(
+    scores: Tensor,
+    boxes_xyxy: Tensor,
+    image_size: tuple[int, int],
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+    num_candidates: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`select_detections` on points already few: scores [B, S, C], boxes [B, S, 4]."""
     _, num_points, num_classes = scores.shape
     height, width = image_size
     limit = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
@@ -73,8 +168,7 @@ def select_detections(
     count = min(num_candidates, num_points * num_classes)
     candidate_scores, flat = scores.flatten(1).topk(count)
     labels = flat % num_classes
-    points = torch.div(flat, num_classes, rounding_mode="floor")
-    boxes = boxes_xyxy.gather(1, points[..., None].expand(-1, -1, 4))
+    boxes = _rows(boxes_xyxy, torch.div(flat, num_classes, rounding_mode="floor"))
 
     # Classes are moved apart by more than an image, so that one pass does not mix them. The step is
     # fixed, not taken from the batch: an image's result does not depend on its neighbours.
@@ -84,7 +178,7 @@ def select_detections(
     kept_scores = torch.where(keep, candidate_scores, torch.zeros_like(candidate_scores))
     top_scores, order = kept_scores.topk(min(max_detections, count))
     top_labels = labels.gather(1, order)
-    top_boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    top_boxes = _rows(boxes, order)
     present = top_scores > 0
     return (
         top_boxes * present[..., None],

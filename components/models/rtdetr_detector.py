@@ -10,16 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from components.models.detector import DetectorModule, as_dicts
-from components.models.rtdetr_network import (
-    MEAN,
-    STD,
-    RTDetrNetwork,
-    RTDetrOutputs,
-    normalized_targets,
-    rtdetr_config,
-    rtdetr_loss,
-    select_queries,
-)
+from components.models.rtdetr_config import MEAN, STD, rtdetr_config
+from components.models.rtdetr_loss import normalized_targets, rtdetr_loss, select_queries
+from components.models.rtdetr_network import RTDetrNetwork, RTDetrOutputs
 from components.models.rtdetr_weights import load_rtdetr_weights
 from components.models.vision_module import Batch, own_arguments
 

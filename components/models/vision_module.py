@@ -292,7 +292,7 @@ class VisionModule(LightningModule):
     @property
     def backbone_name(self) -> str:
         """timm's name of the backbone."""
-        backbone = self.hparams["backbone"]
+        backbone = self.hparams.get("backbone", "")  # a whole detector has none
         return backbone["model_name"] if isinstance(backbone, dict) else backbone
 
     def peak_lr(self) -> float:
@@ -351,7 +351,7 @@ class VisionModule(LightningModule):
 
         config = self._required_config()
         facts = resolve_backbone_data_config(
-            self.backbone_name if config.use_timm_config else nn.Identity(),
+            self.backbone_name if config.use_timm_config and self.backbone_name else nn.Identity(),
             config.mean,
             config.std,
             (3, config.image_size, config.image_size),

@@ -19,11 +19,7 @@ from components.export.write_onnx import write_onnx
 from components.models import rtdetr_weights
 from components.models.postprocess import NO_LABEL
 from components.models.rtdetr_detector import RTDetrDetector
-from components.models.rtdetr_network import (
-    normalized_targets,
-    rtdetr_loss,
-    select_queries,
-)
+from components.models.rtdetr_loss import normalized_targets, rtdetr_loss, select_queries
 from components.models.saved_model import (
     ModelDescription,
     input_format,
@@ -330,7 +326,7 @@ class TestWeights:
             tiny(pretrained=str(tmp_path / "none.safetensors"))
 
     def test_the_hub_out_of_reach(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(rtdetr_weights, "_hub_reachable", lambda: False)
+        monkeypatch.setattr(rtdetr_weights, "hub_reachable", lambda: False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         with pytest.raises(
             ModelError, match=r"weights of PekingU/rtdetr_r18vd could not be fetched"

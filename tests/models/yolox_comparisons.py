@@ -30,7 +30,7 @@ from components.models.yolox_schedule import yolox_lr
 
 
 def difference(ours: Tensor, original: Tensor) -> float:
-    assert ours.shape == original.shape
+    assert ours.shape == original.shape and original.isfinite().all() and ours.isfinite().all()
     return float((ours - original).abs().max() / original.abs().max().clamp(min=1e-12))
 
 
