@@ -10,14 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from components.models.detector import DetectorModule, as_dicts
-from components.models.rtdetr_network import (
-    RTDetrNetwork,
-    RTDetrOutputs,
-    normalized_targets,
-    rtdetr_config,
-    rtdetr_loss,
-    select_queries,
-)
+from components.models.rtdetr_config import MEAN, STD, rtdetr_config
+from components.models.rtdetr_loss import normalized_targets, rtdetr_loss, select_queries
+from components.models.rtdetr_network import RTDetrNetwork, RTDetrOutputs
 from components.models.rtdetr_weights import load_rtdetr_weights
 from components.models.vision_module import Batch, own_arguments
 
@@ -55,7 +50,7 @@ class RTDetrDetector(DetectorModule):
         # Batches have different numbers of denoising queries; each would be compiled anew.
         "compile_model": False,
     }
-    fixed_input = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # noqa: RUF012 - see there
+    fixed_input = {"mean": MEAN, "std": STD}  # noqa: RUF012 - see VisionModule
     thresholds = ("score_thresh", "max_detections_per_image")
     network: RTDetrNetwork
 

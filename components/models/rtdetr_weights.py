@@ -11,7 +11,8 @@ import huggingface_hub
 
 from components.errors import ModelError
 from components.models.pretrained import read_state
-from components.models.rtdetr_network import RTDetrNetwork, import_transformers, reset_class_heads
+from components.models.rtdetr_config import import_transformers
+from components.models.rtdetr_network import RTDetrNetwork, reset_class_heads
 from components.models.timm_builder import hub_reachable
 
 _HUB_OWNER = "PekingU"
