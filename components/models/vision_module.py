@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -383,6 +384,14 @@ class VisionModule(LightningModule):
                 "know how pictures come to its input: give it one, or hand it normalised tensors"
             )
         return self.transform_config
+
+    def to_onnx(  # type: ignore[override]
+        self, file_path: str | Path, input_sample: Tensor | None = None, **kwargs: Any
+    ) -> str:
+        """Write this model as an ONNX file; see `components.export_to_onnx`."""
+        # Found by name: models know nothing of export, and training does not depend on it.
+        export: Any = import_module("components.export.onnx_api")
+        return export.export_to_onnx(self, file_path, input_sample, **kwargs)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -12,8 +12,8 @@ from components.models.postprocess import select_detections
 from components.models.yolox_loss import (
     YOLOX_LOSS_WEIGHTS,
     iou_squared_loss,
+    yolox_logits_and_boxes,
     yolox_loss,
-    yolox_scores_and_boxes,
 )
 from components.models.yolox_network import yolox_network
 
@@ -73,7 +73,8 @@ def test_a_perfect_prediction_costs_nothing():
     box = torch.tensor([[48.0 - 8, 40 - 12, 48 + 8, 40 + 12]])
     losses = yolox_loss(*levels, STRIDES, [box], [torch.tensor([2])], use_l1=True)
     assert all(value < 1e-5 for value in losses.values()), losses
-    scores, boxes = yolox_scores_and_boxes(*levels, STRIDES)
+    classes, objectness, boxes = yolox_logits_and_boxes(*levels, STRIDES)
+    scores = classes.sigmoid() * objectness.sigmoid()[..., None]
     found = select_detections(scores, boxes, (96, 96))
     assert torch.allclose(found[0][0, 0], box[0], atol=1e-4)
     assert found[2][0, :2].tolist() == [2, -1]
@@ -81,7 +82,8 @@ def test_a_perfect_prediction_costs_nothing():
 
 def test_scores_are_class_times_objectness_in_the_order_of_points():
     cls, reg, obj = raw_levels()
-    scores, boxes = yolox_scores_and_boxes(cls, reg, obj, STRIDES)
+    classes, objectness, boxes = yolox_logits_and_boxes(cls, reg, obj, STRIDES)
+    scores = classes.sigmoid() * objectness.sigmoid()[..., None]
     assert scores.shape == (2, 144 + 36 + 9, 3) and boxes.shape == (2, 189, 4)
     point = 144 + 2 * 6 + 4  # row 2, column 4 of the second level
     wanted = cls[1][1, :, 2, 4].sigmoid() * obj[1][1, 0, 2, 4].sigmoid()
