@@ -1,6 +1,6 @@
 """What AutoTimm 0.7.37 promises and does not keep, measured: each promise is kept here.
 
-A test a row of the last table of the component API (docs/autotimm.md names them).
+The tests of a row of the table in docs/library.md.
 """
 
 import json
