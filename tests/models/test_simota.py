@@ -200,9 +200,10 @@ def test_a_box_of_one_pixel_and_one_without_area_get_a_point(box):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_computed_in_float32(dtype):
     truth, labels, *predictions = random_input(10, dtype=torch.float32)
-    low = [values.to(dtype) for values in predictions]
+    truth, *low = (values.to(dtype) for values in (truth, *predictions))
     matched, ious = simota(SHAPES, STRIDES, truth, labels, *low)
-    wanted, wanted_ious = simota(SHAPES, STRIDES, truth, labels, *(v.float() for v in low))
+    high = (values.float() for values in low)
+    wanted, wanted_ious = simota(SHAPES, STRIDES, truth.float(), labels, *high)
     assert torch.equal(matched, wanted) and torch.equal(ious, wanted_ious)
     assert ious.dtype == torch.float32
 
