@@ -4,8 +4,9 @@
 
 Contenders take turns, so that what else the machine does meets all alike; medians are printed, in
 milliseconds. All run with two threads and with freed memory kept (`components.runtime`), which
-serves those most that allocate most; "-" is what is not installed, or what a rival does not have. The original YOLOX (`pip install pixeltable-yolox`) and autotimm
-0.7.37 are measured where they are installed; `--autotimm DIR` names a folder that holds the latter.
+serves those most that allocate most. The original YOLOX (`pip install pixeltable-yolox`) and
+autotimm 0.7.37 are measured where they are installed; `--autotimm DIR` names a folder that holds
+the latter. "-" stands for what is not installed or what a rival does not have.
 """
 
 import argparse
@@ -300,9 +301,9 @@ def yolox_head() -> Any:
     """The original head, for its methods; None where it is not installed."""
     if importlib.util.find_spec("yolox") is None:
         return None
-    from yolox.models import YOLOXHead
+    from yolox.models.yolo_head import YoloxHead
 
-    return YOLOXHead(NUM_CLASSES, width=0.25)
+    return YoloxHead(NUM_CLASSES, width=0.25)
 
 
 def measured(contenders: Contenders, rounds: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ The K strongest (point, class) pairs of an image all lie on the K points whose b
 strongest: were a pair's point not among them, K others would each hold a pair at least as strong.
 So classes are looked at one by one for these points only.
 
-Shapes: B images, P points, C classes, K candidates, S strongest points (K, or P if fewer), D
+Shapes: B images, P points, C classes, K candidates, S strongest points (at most K), D
 detections (padded to a fixed number).
 """
 
@@ -13,10 +13,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
 NO_LABEL = -1
+_ROUNDING = 1e-6  # of float32 scores; a score found twice may differ by it
 
 Combine = Literal["geometric_mean", "product"]
 
@@ -74,14 +76,14 @@ def select_detections(
     Returns:
         boxes [B, D, 4], scores [B, D] falling, labels [B, D]. Padding: zeros, 0 and `NO_LABEL`.
     """
-    strongest = _strongest(scores.amax(-1), num_candidates)
+    strongest = _strongest(scores.amax(-1), num_candidates, score_threshold)
     return _suppress(
         _rows(scores, strongest),
         _rows(boxes_xyxy, strongest),
         image_size,
         score_threshold,
         nms_threshold,
-        max_detections,
+        min(max_detections, num_candidates, scores[0].numel()),
         num_candidates,
     )
 
@@ -116,7 +118,7 @@ def select_from_logits(
     """
     # At one point a larger logit is a larger score: the best class is found among the logits.
     best = _combined(cls_logits.amax(-1), other_logits, combine)
-    strongest = _strongest(best, num_candidates)
+    strongest = _strongest(best, num_candidates, score_threshold)
     other = other_logits.gather(1, strongest)[..., None]
     return _suppress(
         _combined(_rows(cls_logits, strongest), other, combine),
@@ -124,7 +126,7 @@ def select_from_logits(
         image_size,
         score_threshold,
         nms_threshold,
-        max_detections,
+        min(max_detections, num_candidates, cls_logits[0].numel()),
         num_candidates,
     )
 
@@ -138,9 +140,15 @@ def _combined(cls_logits: Tensor, other_logits: Tensor, combine: Combine) -> Ten
     raise ValueError(f"unknown combine {combine!r}; allowed: geometric_mean, product")
 
 
-def _strongest(best_scores: Tensor, num_candidates: int) -> Tensor:
+def _strongest(best_scores: Tensor, num_candidates: int, score_threshold: float) -> Tensor:
     """The points [B, S] with the highest best scores, of [B, P]."""
-    return best_scores.topk(min(num_candidates, best_scores.shape[1])).indices
+    count = min(num_candidates, best_scores.shape[1])
+    if not torch.compiler.is_compiling():
+        # What cannot pass the threshold need not be looked at. An exported graph, whose shapes are
+        # fixed, looks at it all the same, and drops it later.
+        hopeful = (best_scores > score_threshold - _ROUNDING).sum(1)
+        count = min(count, max(1, int(hopeful.max())))
+    return best_scores.topk(count).indices
 
 
 def _rows(values: Tensor, points: Tensor) -> Tensor:
@@ -156,16 +164,19 @@ def _suppress(
     image_size: tuple[int, int],
     score_threshold: float,
     nms_threshold: float,
-    max_detections: int,
+    num_detections: int,
     num_candidates: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`select_detections` on points already few: scores [B, S, C], boxes [B, S, 4]."""
-    _, num_points, num_classes = scores.shape
+    """`select_detections` on points already few: scores [B, S, C], boxes [B, S, 4].
+
+    `num_detections` is D itself.
+    """
+    num_classes = scores.shape[2]
     height, width = image_size
     limit = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
     boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), limit.to(boxes_xyxy.device))
 
-    count = min(num_candidates, num_points * num_classes)
+    count = min(num_candidates, scores.shape[1] * num_classes)
     candidate_scores, flat = scores.flatten(1).topk(count)
     labels = flat % num_classes
     boxes = _rows(boxes_xyxy, torch.div(flat, num_classes, rounding_mode="floor"))
@@ -176,12 +187,13 @@ def _suppress(
     keep = nms_keep(apart, candidate_scores, nms_threshold, score_threshold)
 
     kept_scores = torch.where(keep, candidate_scores, torch.zeros_like(candidate_scores))
-    top_scores, order = kept_scores.topk(min(max_detections, count))
+    top_scores, order = kept_scores.topk(min(num_detections, count))
     top_labels = labels.gather(1, order)
-    top_boxes = _rows(boxes, order)
     present = top_scores > 0
+    top_boxes = _rows(boxes, order) * present[..., None]
+    missing = num_detections - top_scores.shape[1]
     return (
-        top_boxes * present[..., None],
-        top_scores,
-        torch.where(present, top_labels, torch.full_like(top_labels, NO_LABEL)),
+        F.pad(top_boxes, (0, 0, 0, missing)),
+        F.pad(top_scores, (0, missing)),
+        F.pad(top_labels.masked_fill(~present, NO_LABEL), (0, missing), value=NO_LABEL),
     )
