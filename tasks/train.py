@@ -166,8 +166,13 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
             "center_sampling_radius": detector.center_sampling_radius,
         }
     elif settings.backbone.startswith("rtdetr_"):
-        # Frozen batch norms are another network, to be rebuilt for evaluation.
-        options = {"freeze_batch_norm": bool(settings.pretrained)}
+        height, width = info.image_size
+        places = sum(height * width // stride**2 for stride in (8, 16, 32))
+        options = {
+            # Frozen batch norms are another network, to be rebuilt for evaluation.
+            "freeze_batch_norm": bool(settings.pretrained),
+            "num_queries": min(300, places),  # 300 as published, on 640 pixels
+        }
     elif info.task == "classification":
         options = {"head_dropout": settings.classifier.head_dropout}
     return ModelDescription(

@@ -55,7 +55,18 @@ def make_store(
         crop_fraction=1.0,
         fingerprint="f" * 64,
         split_source="given",
-        statistics={},
+        statistics={
+            "objects_per_class": {
+                split: {
+                    name: sum(
+                        row["split"] == split and target["class_id"] == number
+                        for row, target in zip(rows, objects, strict=True)
+                    )
+                    for number, name in enumerate("abcdefgh"[:num_classes])
+                }
+                for split in ("train", "val", "test")
+            }
+        },
     )
     write_index(folder, info, pd.DataFrame(rows), pd.DataFrame(objects))
     return PreparedStore.open(folder)

@@ -154,7 +154,9 @@ class ImageClassifier(VisionModule):
         logits, labels = self(batch["images"]), batch["labels"]
         probabilities = self.probabilities(logits.detach())
         for metric in metrics.values():
-            metric.update(probabilities, labels.long())
+            # torchmetrics' binary metrics want the probability of class 1.
+            binary = type(metric).__name__.startswith("Binary") and self.num_classes == 2
+            metric.update(probabilities[:, 1] if binary else probabilities, labels.long())
         return {"loss": self.loss(logits, labels)}
 
     def probabilities(self, logits: Tensor) -> Tensor:

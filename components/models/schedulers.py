@@ -32,6 +32,16 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "yolox": {"no_aug_epochs": 15, "min_lr_ratio": 0.05},
     "none": {},
 }
+# torch's class names in lower case, which AutoTimm's pages use as well.
+_ALIASES = {
+    "cosineannealinglr": "cosine",
+    "steplr": "step",
+    "multisteplr": "multistep",
+    "exponentiallr": "exponential",
+    "cosineannealingwarmrestarts": "cosine_with_restarts",
+    "onecyclelr": "onecycle",
+    "reducelronplateau": "plateau",
+}
 _SELF_WARMED = ("onecycle", "plateau")
 
 
@@ -139,7 +149,7 @@ def create_scheduler(
         kind = import_class(scheduler["class"], LRScheduler)
         made = kind(optimizer, **{**options, **scheduler.get("params", {})})
         return {"scheduler": made, "interval": scheduler.get("interval", "epoch")}
-    name = scheduler or "none"
+    name = _ALIASES.get((scheduler or "none").lower(), scheduler or "none")
     if name not in _ARGUMENTS:
         near = difflib.get_close_matches(name, _ARGUMENTS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

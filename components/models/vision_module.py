@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -85,11 +86,14 @@ class VisionModule(LightningModule):
         self.train_metrics = self.metric_manager.get_train_metrics()
         self.val_metrics = self.metric_manager.get_val_metrics()
         self.test_metrics = self.metric_manager.get_test_metrics()
-        own = [c.name for c in self.metric_manager if "val" in c.stages]
-        if self.options.metrics is not None and own and self.main_metric not in own:
-            self.main_metric = own[0]
+        own = [c for c in self.metric_manager if "val" in c.stages]
+        # Mean average precision names its numbers itself, whatever it is called: `map`, `map_50`, …
+        named = {"map" if c.metric_class == "MeanAveragePrecision" else c.name: None for c in own}
+        if named and self.main_metric not in named:
+            self.main_metric = next(iter(named))
         self.transform_config = self._transform_config()
-        self._set_frozen(self.options.frozen)
+        if self.options.frozen:
+            self._set_frozen(True)
 
     def _metric_manager(self, num_classes: int) -> MetricManager:
         metrics = self.options.metrics
@@ -110,6 +114,18 @@ class VisionModule(LightningModule):
 
             return TransformConfig(**config)
         return config
+
+    # AutoTimm's pages read `model.backbone` and put a `model.head` of their own in place.
+    def __getattr__(self, name: str) -> Any:
+        if name in ("backbone", "head"):
+            return getattr(super().__getattr__("network"), name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("backbone", "head"):
+            setattr(self.network, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @abstractmethod
     def default_metrics(self) -> list[MetricConfig]:
@@ -133,8 +149,12 @@ class VisionModule(LightningModule):
 
     # Freezing ---------------------------------------------------------------------------------
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing of the backbone learns now."""
+        return not any(p.requires_grad for p in self.network.features.parameters())
+
     def _set_frozen(self, frozen: bool) -> None:
-        self._frozen = frozen
         self.network.features.requires_grad_(not frozen)
         # Lightning leaves each submodule in the mode it finds it in; see also `train`.
         self.network.features.train(self.training and not frozen)
@@ -142,7 +162,7 @@ class VisionModule(LightningModule):
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`, but a frozen backbone's batch-norm statistics stay frozen too."""
         super().train(mode)
-        if mode and getattr(self, "_frozen", False):
+        if mode and "network" in self._modules and self.frozen:
             self.network.features.eval()
         return self
 
@@ -150,7 +170,7 @@ class VisionModule(LightningModule):
         """Thaw the backbone when its epochs are over."""
         if not self.options.frozen and self.options.freeze_epochs:
             frozen = self.current_epoch < self.options.freeze_epochs
-            if frozen != self._frozen:
+            if frozen != self.frozen:
                 self._set_frozen(frozen)
 
     def on_fit_start(self) -> None:
@@ -231,8 +251,8 @@ class VisionModule(LightningModule):
         for name, metric in self._metrics(stage).items():
             config = self.metric_manager.get_metric_config(stage, name)
             assert config is not None
-            if on_step and not config.log_on_step:
-                continue
+            if not metric.update_called or (on_step and not config.log_on_step):
+                continue  # a mixed batch, for one, has no labels that could be counted
             if not on_step and not config.log_on_epoch:
                 metric.reset()
                 continue
@@ -295,6 +315,15 @@ class VisionModule(LightningModule):
         """timm's name of the backbone."""
         backbone = self.hparams.get("backbone", "")  # a whole detector has none
         return backbone["model_name"] if isinstance(backbone, dict) else backbone
+
+    @property
+    def lr(self) -> float:
+        """`options.lr`; Lightning's learning-rate finder sets it."""
+        return self.options.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.options = replace(self.options, lr=value)
 
     def peak_lr(self) -> float:
         """The learning rate that the schedule multiplies."""
@@ -412,14 +441,15 @@ class VisionModule(LightningModule):
         """
         state = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
         stored = {**state["hyper_parameters"], **arguments}
-        wanted = stored.get("backbone")
+        wanted = plain(stored.get("backbone"))
         # The weights come from the checkpoint: nothing is to be fetched for them.
-        if isinstance(wanted, dict):
-            stored["backbone"] = {**wanted, "pretrained": False}
+        if wanted is not None:
+            named = wanted if isinstance(wanted, dict) else {"model_name": wanted}
+            stored["backbone"] = {**named, "pretrained": False}
         if "pretrained" in stored:
             stored["pretrained"] = False
         module = cls(**stored)
-        if isinstance(wanted, dict):
+        if wanted is not None:
             module.hparams["backbone"] = wanted
         module.load_state_dict(state["state_dict"], strict=strict)
         return module
