@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10_000, help="random images for SimOTA")
     parser.add_argument("--write", type=Path, help="also write the page to this file")
     options = parser.parse_args()
-    page = Page(f"python -m benchmarks.yolox_parity --cases {options.cases}")
+    page = Page("python -m " + " ".join(["benchmarks.yolox_parity", *sys.argv[1:]]))
     page.table(
         "Sizes",
         "Each one's state dict loads into the other: same keys in the same order, same shapes. "
