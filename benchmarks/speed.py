@@ -192,12 +192,12 @@ def postprocess(args: argparse.Namespace) -> Iterator[tuple[str, Contenders]]:
 
 def sparse(points: Tensor) -> tuple[Tensor, Tensor]:
     """Logits as of a trained network: 15 objects, each seen by the points around it."""
-    logits = torch.randn(BATCH, len(points), NUM_CLASSES) - 8
+    logits = torch.randn(BATCH, len(points), NUM_CLASSES) - 10
     centers = torch.randn(BATCH, len(points)) - 1
     for image in range(BATCH):
         for _ in range(15):
             near = (points - torch.rand(2) * SIZE).abs().amax(1).topk(12, largest=False).indices
-            logits[image, near, torch.randint(0, NUM_CLASSES, ())] += 5 + 5 * torch.rand(12)
+            logits[image, near, torch.randint(0, NUM_CLASSES, ())] += 7 + 5 * torch.rand(12)
             centers[image, near] += 2
     return logits, centers
 
