@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
-from timm.layers import BatNonLocalAttn, HaloAttn
+from timm.layers.halo_attn import HaloAttn
+from timm.layers.non_local_attn import BatNonLocalAttn
 from torch import Tensor, nn
 
 from components.errors import ModelError
