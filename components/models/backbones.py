@@ -45,7 +45,7 @@ __all__ = [
 
 # Modules of timm with models that have parameters which their outputs do not depend on. All of
 # timm's were searched by benchmarks/backbone_families.py; searching takes a second or two a model.
-_FAMILIES_WITH_UNUSED = {"efficientvim", "hrnet", "pit"}
+_FAMILIES_WITH_UNUSED = {"crossvit", "efficientvim", "hrnet", "pit"}
 
 
 def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str]:

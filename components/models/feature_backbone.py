@@ -8,7 +8,7 @@ from typing import cast
 
 import torch.nn.functional as F
 from timm.layers.halo_attn import HaloAttn
-from timm.layers.non_local_attn import BatNonLocalAttn
+from timm.layers.non_local_attn import BilinearAttnTransform
 from torch import Tensor, nn
 
 from components.errors import ModelError
@@ -24,7 +24,7 @@ def size_divisor(body: nn.Module) -> int:
     blocks = [
         int(cast(int, module.block_size))
         for module in body.modules()
-        if isinstance(module, BatNonLocalAttn | HaloAttn)
+        if isinstance(module, BilinearAttnTransform | HaloAttn)
     ]
     return _SIZE_DIVISOR * max(blocks, default=1)
 
