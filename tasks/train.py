@@ -56,15 +56,8 @@ def train(params: Params, layout: Layout) -> Figures:
     module = build_model(
         description,
         settings.pretrained,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        optimizer=settings.optimizer,
-        scheduler=settings.scheduler,
-        scheduler_kwargs={"warmup_epochs": settings.warmup_epochs},
-        backbone_lr_scale=settings.backbone_lr_scale,
-        **(
-            {"label_smoothing": settings.classifier.label_smoothing} if not description.arch else {}
-        ),
+        **module_options(settings),
+        **task_options(store.info, settings),
     )
     data = PreparedDataModule(
         store,
@@ -74,6 +67,9 @@ def train(params: Params, layout: Layout) -> Figures:
         settings.augment,
         params.base.seed,
         settings.num_workers,
+        settings.epochs,
+        store.info.task == "classification" and settings.classifier.balanced_sampling,
+        description.channels,
     )
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
@@ -103,25 +99,76 @@ def train(params: Params, layout: Layout) -> Figures:
     }
 
 
+def module_options(settings: TrainSettings) -> dict[str, Any]:
+    """How every model is trained; see `components.models.module_options`."""
+    schedule: dict[str, Any] = dict(settings.scheduler_options)
+    if settings.scheduler not in ("onecycle", "plateau"):
+        schedule["warmup_epochs"] = settings.warmup_epochs
+    if settings.scheduler == "yolox":
+        schedule.setdefault("no_aug_epochs", settings.augment.plain_epochs)
+    return {
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "optimizer": settings.optimizer,
+        "scheduler": settings.scheduler,
+        "scheduler_kwargs": schedule,
+        "backbone_lr_scale": settings.backbone_lr_scale,
+        "freeze_epochs": settings.freeze_epochs,
+        "layer_decay": settings.layer_decay,
+    }
+
+
+def task_options(info: StoreInfo, settings: TrainSettings) -> dict[str, Any]:
+    """How a model of this task is trained: what matters to the loss, not to the network."""
+    if info.task == "detection":
+        if not settings.backbone.startswith("yolox-"):
+            return {}
+        # The rate is the one given, whatever the batch; the L1 term joins in the plain epochs.
+        return {
+            "lr_reference_batch": None,
+            "total_epochs": settings.epochs,
+            "warmup_epochs": 0,
+            "no_aug_epochs": settings.augment.plain_epochs,
+        }
+    classifier = settings.classifier
+    weights = None
+    if classifier.class_weights == "balanced":
+        counts = [info.statistics["objects_per_class"]["train"][name] for name in info.classes]
+        # Each class weighs the same in all, and the mean weight of an image is 1.
+        weights = [sum(counts) / (len(counts) * max(1, count)) for count in counts]
+    return {
+        "label_smoothing": classifier.label_smoothing,
+        "mixup_alpha": classifier.mixup_alpha,
+        "cutmix_alpha": classifier.cutmix_alpha,
+        "class_weights": weights,
+    }
+
+
 def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
     """The network that these settings stand for on this data."""
-    from components.models.backbones import normalization
-    from components.models.saved_model import ModelDescription
+    from components.models.saved_model import ModelDescription, input_format, whole_detector
 
     if info.task == "classification" and len(info.classes) < 2:
         raise DataError(f"the data has one class, {info.classes[0]!r}; a classifier needs two")
     try:
-        mean, std = normalization(settings.backbone)
+        colors = input_format(settings.backbone)
     except ValueError as error:
         raise ModelError(f"train.backbone: {error}") from None
     detector = settings.detector
-    if info.task == "detection":
-        options: dict[str, Any] = {
+    whole = whole_detector(settings.backbone) is not None
+    if whole and info.task == "classification":
+        raise ModelError(f"train.backbone = {settings.backbone} is a detector, not a classifier")
+    options: dict[str, Any] = {}
+    if info.task == "detection" and not whole:
+        options = {
             "fpn_channels": detector.fpn_channels,
             "head_num_convs": detector.head_num_convs,
             "center_sampling_radius": detector.center_sampling_radius,
         }
-    else:
+    elif settings.backbone.startswith("rtdetr_"):
+        # Frozen batch norms are another network, to be rebuilt for evaluation.
+        options = {"freeze_batch_norm": bool(settings.pretrained)}
+    elif info.task == "classification":
         options = {"head_dropout": settings.classifier.head_dropout}
     return ModelDescription(
         task=info.task,
@@ -130,10 +177,9 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
         image_size=info.image_size,
         resize=info.resize,
         crop_fraction=info.crop_fraction,
-        mean=mean,
-        std=std,
+        **colors,
         fingerprint=info.fingerprint,
-        arch=detector.arch if info.task == "detection" else "",
+        arch=detector.arch if info.task == "detection" and not whole else "",
         options=options,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -75,8 +75,8 @@ class _Zoom(v2.Transform):
 class _HsvShift(v2.Transform):
     """Hue, saturation and value of a uint8 image, each moved by a random amount or left, evenly.
 
-    As in YOLOX, where the amounts are up to 5 of 180, 30 of 255 and 30 of 255. By Pillow's tables:
-    `v2.ColorJitter`'s hue takes several times as long.
+    As in YOLOX, where the amounts are up to 5 of 180, 30 of 255 and 30 of 255. Through a table of
+    17 levels a channel that Pillow interpolates: a fifth of the time of `v2.ColorJitter`'s hue.
 
     Args:
         shares: largest shift of each, a share of its whole range.
@@ -88,19 +88,45 @@ class _HsvShift(v2.Transform):
 
     def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
         shifts = self.shares * (2 * torch.rand(3) - 1) * torch.randint(0, 2, (3,))
-        hue, saturation, value = (round(255 * float(shift)) for shift in shifts)
-        levels = np.arange(256)
-        table = [(levels + hue) % 256, (levels + saturation).clip(0, 255)]
-        table.append((levels + value).clip(0, 255))
-        return {"table": np.concatenate(table).tolist()}
+        return {"shifts": tuple(shifts.tolist())}
 
     def transform(self, inpt: object, params: dict[str, Any]) -> object:
-        if not isinstance(inpt, tv_tensors.Image):
+        if not isinstance(inpt, tv_tensors.Image) or not any(params["shifts"]):
             return inpt
+        # Red changes fastest, as Pillow wants it.
+        blue, green, red = np.meshgrid(
+            *[np.linspace(0, 1, 17, dtype=np.float32)] * 3, indexing="ij"
+        )
+        colours = np.stack([red, green, blue], axis=-1).reshape(-1, 3)
+        table = ImageFilter.Color3DLUT(17, shift_hsv(colours, params["shifts"]).ravel())
         image = Image.fromarray(inpt.permute(1, 2, 0).contiguous().numpy())
-        shifted = image.convert("HSV").point(params["table"]).convert("RGB")
         # A copy: Pillow's pixels are read-only, and torch would warn of that.
-        return tv_tensors.Image(torch.from_numpy(np.array(shifted)).permute(2, 0, 1))
+        shifted = torch.from_numpy(np.array(image.filter(table)))
+        return tv_tensors.Image(shifted.permute(2, 0, 1))
+
+
+def shift_hsv(colours: np.ndarray, shifts: tuple[float, float, float]) -> np.ndarray:
+    """RGB colours [N, 3] in [0, 1] with hue, saturation and value moved; a hue of 1 is a full turn.
+
+    A grey has the hue 0, red, as with OpenCV and Pillow.
+    """
+    red, green, blue = colours.T
+    value = colours.max(axis=1)
+    chroma = value - colours.min(axis=1)
+    divisor = np.where(chroma > 0, chroma, 1)
+    hue = np.select(
+        [value == red, value == green],
+        [(green - blue) / divisor, (blue - red) / divisor + 2],
+        (red - green) / divisor + 4,
+    )
+    hue = hue + 6 * shifts[0]
+    saturation = (chroma / np.where(value > 0, value, 1) + shifts[1]).clip(0, 1)
+    value = (value + shifts[2]).clip(0, 1)
+    channels = []
+    for sector in (5, 3, 1):  # red, green, blue: how far the hue is from theirs
+        k = np.mod(hue + sector, 6)
+        channels.append(value - value * saturation * np.minimum(k, 4 - k).clip(0, 1))
+    return np.stack(channels, axis=1)
 
 
 def as_tensors(

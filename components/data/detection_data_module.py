@@ -29,7 +29,8 @@ from components.data.detection_records import (
 )
 from components.data.input_transforms import letterbox_scale
 from components.data.loaders import Batch
-from components.data.record_batches import RecordDataModule, RecordDataset, stacked
+from components.data.record_batches import RecordDataset, stacked
+from components.data.record_data_module import RecordDataModule
 from components.data.transform_config import TransformConfig
 from components.errors import DataError
 
@@ -270,9 +271,7 @@ class DetectionDataModule(RecordDataModule):
                 )
         return splits
 
-    def collate(self, items: list[Any]) -> Batch:
-        """See `collate_detections`."""
-        return collate_detections(items)
+    collate = staticmethod(collate_detections)
 
     def facts(self) -> dict[str, object]:
         """What `summary` shows; boxes are those of the training split."""

@@ -12,22 +12,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from components.contract.class_names import name_fault
 from components.contract.folder_reader import read_folder
+from components.data.builtin_sets import BUILTIN_DATASETS, ArrayDataset, open_builtin
 from components.data.image_records import (
-    Row,
     check_fraction,
     chosen_for_validation,
+    labelled_rows,
     read_rows,
     refuse_errors,
+    zero_or_one,
 )
-from components.data.loaders import Batch
-from components.data.record_batches import ImageDataset, RecordDataModule, collate_labelled
+from components.data.record_batches import ImageDataset, collate_labelled
+from components.data.record_data_module import RecordDataModule
 from components.data.transform_config import TransformConfig
 from components.errors import DataError
 
@@ -38,11 +37,8 @@ Samples = tuple[list[str], Tensor]  # names, targets
 class _LabelledDataModule(RecordDataModule):
     """Classification, with one label an image or several."""
 
+    collate = staticmethod(collate_labelled)
     val_split: float
-
-    def collate(self, items: list[Any]) -> Batch:
-        """See `collate_labelled`."""
-        return collate_labelled(items)
 
     def use(
         self, root: Path, train: Samples, val: Samples | None, test: Samples | None, source: str
@@ -96,7 +92,7 @@ class ImageDataModule(_LabelledDataModule):
     After `setup`: `class_names`, `num_classes`, `train_dataset`, `val_dataset`, `test_dataset`.
     """
 
-    BUILTIN_DATASETS: ClassVar[tuple[str, ...]] = ("CIFAR10", "CIFAR100", "FashionMNIST", "MNIST")
+    BUILTIN_DATASETS: ClassVar[tuple[str, ...]] = BUILTIN_DATASETS
     test_hint = "give a folder test/ beside train/, or test_csv"
 
     def __init__(
@@ -164,7 +160,7 @@ class ImageDataModule(_LabelledDataModule):
         """Download a set of torchvision's, where it is asked for and not there."""
         if self.dataset_name is not None:
             for train in (True, False):
-                _builtin(self.dataset_name, self.data_dir, train, download=True)
+                open_builtin(self.dataset_name, self.data_dir, train, download=True)
 
     def read(self) -> None:
         """Set the data sets and the classes."""
@@ -216,7 +212,7 @@ class ImageDataModule(_LabelledDataModule):
         known: list[str] | None = None
         found: dict[str, Samples] = {}
         for split, file in self.csv_files.items():
-            pairs = _csv_pairs(file, root, self.image_column, self.label_column, known)
+            pairs = labelled_rows(file, root, self.image_column, self.label_column, known)
             if known is None:
                 known = sorted({label for _, label in pairs})
                 self._classes(known)
@@ -224,7 +220,7 @@ class ImageDataModule(_LabelledDataModule):
         self.use(root, found["train"], found.get("val"), found.get("test"), "train_csv")
 
     def _read_builtin(self, name: str) -> None:
-        train, test = (_builtin(name, self.data_dir, split) for split in (True, False))
+        train, test = (open_builtin(name, self.data_dir, split) for split in (True, False))
         self._classes([str(label) for label in train.classes])
         names = [f"train/{row}" for row in range(len(train))]
         held = torch.tensor(chosen_for_validation(names, self.val_split))
@@ -236,7 +232,7 @@ class ImageDataModule(_LabelledDataModule):
         ):
             labels = targets if source is train else torch.as_tensor(test.targets)
             if len(rows):
-                dataset = _ArrayDataset(source.data, rows, labels.long()[rows], transform)
+                dataset = ArrayDataset(source.data, rows, labels.long()[rows], transform)
                 setattr(self, attribute, dataset)
 
     def balance(self) -> Tensor | None:
@@ -356,7 +352,7 @@ class MultiLabelImageDataModule(_LabelledDataModule):
             self.class_names, self.num_classes = list(labels), len(labels)
             found[split] = (
                 [row.image(image_column, self.image_dir) for row in rows],
-                torch.tensor([[_zero_or_one(row, name) for name in labels] for row in rows]),
+                torch.tensor([[zero_or_one(row, name) for name in labels] for row in rows]),
             )
         self.use(self.image_dir, found["train"], found.get("val"), found.get("test"), "train_csv")
 
@@ -378,65 +374,3 @@ class MultiLabelImageDataModule(_LabelledDataModule):
             **super().facts(),
             **{f"Label: {name}": count for name, count in names},
         }
-
-
-def _csv_pairs(
-    file: Path,
-    root: Path,
-    image_column: str | None,
-    label_column: str | None,
-    known: list[str] | None,
-) -> list[tuple[str, str]]:
-    """Path and class name by row; `known` are the classes there may be."""
-    header, rows = read_rows(file, filter(None, [image_column, label_column]))
-    image_column = image_column or header[0]
-    others = [name for name in header if name != image_column]
-    if not others:
-        raise DataError(f"{file}, line 1: no label column beside {image_column!r}")
-    label_column = label_column or others[0]
-    labels: dict[str, str] = {}
-    pairs = []
-    for row in rows:
-        name, label = row.image(image_column, root), row.values[label_column]
-        fault = name_fault(label)
-        if fault:
-            raise row.error(label_column, fault)
-        if known is not None and label not in known:
-            raise row.error(label_column, f"allowed: {', '.join(known)}, the training classes")
-        if labels.setdefault(name, label) != label:
-            raise row.error(label_column, f"{name} is {labels[name]!r} in an earlier line")
-        pairs.append((name, label))
-    return pairs
-
-
-def _zero_or_one(row: Row, column: str) -> float:
-    try:
-        value = float(row.values[column])
-    except ValueError:
-        value = -1.0
-    if value not in (0.0, 1.0):
-        raise row.error(column, "allowed: 0, 1")
-    return value
-
-
-class _ArrayDataset(ImageDataset):
-    """Images that lie in memory as one array."""
-
-    def __init__(
-        self, data: Any, rows: Tensor, targets: Tensor, transform: Callable[..., Any]
-    ) -> None:
-        super().__init__(Path(), [str(row) for row in rows.tolist()], targets, transform)
-        self.data, self.rows = data, rows
-
-    def pixels(self, row: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3]."""
-        return np.array(Image.fromarray(np.asarray(self.data[self.rows[row]])).convert("RGB"))
-
-
-def _builtin(name: str, folder: Path, train: bool, download: bool = False) -> Any:
-    from torchvision import datasets
-
-    try:
-        return getattr(datasets, name)(str(folder), train=train, download=download)
-    except (RuntimeError, OSError) as fault:
-        raise DataError(f"dataset_name = {name}, data_dir = {folder}: {fault}") from None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.contract.class_names import name_fault
 from components.contract.findings import Finding, shown
 from components.contract.paths import PathEscape, resolve_inside
 from components.errors import DataError
@@ -102,6 +103,61 @@ def _check_header(file: Path, names: list[str], columns: Iterable[str]) -> None:
     for name in columns:
         if name not in names:
             raise DataError(f"{file}, line 1: no column {name!r}; there are {', '.join(names)}")
+
+
+def labelled_rows(
+    file: Path,
+    root: Path,
+    image_column: str | None,
+    label_column: str | None,
+    known: list[str] | None,
+) -> list[tuple[str, str]]:
+    """Path and class name of each row of a CSV file with one label an image.
+
+    Args:
+        file: to be read.
+        root: folder of the images.
+        image_column: None for the first.
+        label_column: None for the first of the others.
+        known: the classes there may be; None for any.
+
+    Raises:
+        DataError: a value is broken; names file, line, column, value and what is allowed.
+    """
+    header, rows = read_rows(file, filter(None, [image_column, label_column]))
+    image_column = image_column or header[0]
+    others = [name for name in header if name != image_column]
+    if not others:
+        raise DataError(f"{file}, line 1: no label column beside {image_column!r}")
+    label_column = label_column or others[0]
+    labels: dict[str, str] = {}
+    pairs = []
+    for row in rows:
+        name, label = row.image(image_column, root), row.values[label_column]
+        fault = name_fault(label)
+        if fault:
+            raise row.error(label_column, fault)
+        if known is not None and label not in known:
+            raise row.error(label_column, f"allowed: {', '.join(known)}, the training classes")
+        if labels.setdefault(name, label) != label:
+            raise row.error(label_column, f"{name} is {labels[name]!r} in an earlier line")
+        pairs.append((name, label))
+    return pairs
+
+
+def zero_or_one(row: Row, column: str) -> float:
+    """The value of a label that is there (1) or not (0).
+
+    Raises:
+        DataError: it is another.
+    """
+    try:
+        value = float(row.values[column])
+    except ValueError:
+        value = -1.0
+    if value not in (0.0, 1.0):
+        raise row.error(column, "allowed: 0, 1")
+    return value
 
 
 def refuse_errors(findings: Iterable[Finding], root: Path) -> None:

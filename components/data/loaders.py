@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
 
 Batch = dict[str, Any]
+Channels = Literal["rgb", "bgr"]
 Key = tuple[int, int, int]  # epoch, row of the store, place in the epoch
 
 
@@ -195,9 +196,20 @@ class SizedCollate:
 
 
 def normalize(
-    images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+    images: torch.Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    channels: Channels = "rgb",
 ) -> torch.Tensor:
-    """uint8 [B, 3, H, W] to float: divided by 255, minus the mean, by the standard deviation."""
+    """RGB uint8 [B, 3, H, W] to float, as a network wants it.
+
+    Args:
+        images: RGB, 0 to 255.
+        mean, std: in [0, 1]; values are divided by 255, minus the mean, by the standard deviation.
+        channels: order in which the network takes the colours.
+    """
+    if channels == "bgr":
+        images = images.flip(1)
     shape = (1, 3, 1, 1)
     center = torch.tensor(mean, device=images.device).mul(255).view(shape)
     spread = torch.tensor(std, device=images.device).mul(255).view(shape)
@@ -210,7 +222,7 @@ class PreparedDataModule(LightningDataModule):
     Args:
         store: the images.
         batch_size: images a step, training and validation.
-        mean, std: of the backbone's normalisation, in [0, 1].
+        mean, std, channels: of the backbone's normalisation; see `normalize`.
         augment: random changes of training images; None for none.
         seed: of order and augmentation.
         num_workers: processes that load; 0 loads in this one.
@@ -233,6 +245,7 @@ class PreparedDataModule(LightningDataModule):
         num_workers: int = 0,
         num_epochs: int | None = None,
         balanced: bool = False,
+        channels: Channels = "rgb",
     ):
         super().__init__()
         if balanced and store.info.task == "detection":
@@ -240,6 +253,7 @@ class PreparedDataModule(LightningDataModule):
         self.store = store
         self.batch_size = batch_size
         self.mean, self.std = tuple(mean), tuple(std)
+        self.channels: Channels = channels
         self.augment = augment
         self.seed = seed
         self.num_workers = num_workers
@@ -282,5 +296,6 @@ class PreparedDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise, and bring to size, on the device: a quarter of the bytes cross the bus."""
-        batch = {**batch, "images": normalize(batch["images"], self.mean, self.std)}
+        images = normalize(batch["images"], self.mean, self.std, self.channels)
+        batch = {**batch, "images": images}
         return resize_batch(batch, batch["size"]) if "size" in batch else batch

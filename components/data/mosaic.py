@@ -77,8 +77,7 @@ class Mosaic:
         if rng.random() < settings.mixup:
             partner = self._partner(rng)
             if partner is not None:
-                matrix = draw_placement(partner.pixels.shape[:2], settings, size, rng)
-                scene = blend(scene, warp(partner, matrix, size))
+                scene = blend(scene, draw_placed(partner, settings, size, rng))
         return scene
 
     def _scene(self, row: int) -> Scene:
@@ -204,28 +203,53 @@ def draw_affine(
     )
 
 
-def draw_placement(
-    shape: tuple[int, ...],
-    settings: AugmentSettings,
-    image_size: tuple[int, int],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """A random map of an image to be blended in: zoomed, perhaps mirrored, and shifted; [2, 3].
+def draw_placed(
+    scene: Scene, settings: AugmentSettings, image_size: tuple[int, int], rng: np.random.Generator
+) -> Scene:
+    """A scene to be blended in: perhaps mirrored, zoomed, seen anywhere if zoomed up; [H, W]."""
+    zoom = float(rng.uniform(*settings.mixup_scale))
+    if rng.random() < settings.flip:
+        scene = mirrored(scene)
+    top, left = (float(rng.uniform(0, max(0.0, zoom - 1) * side)) for side in image_size)
+    return place(scene, zoom, (top, left), image_size)
 
-    Zoomed down it lies at the top left; zoomed up, the window lies anywhere in it.
+
+def mirrored(scene: Scene) -> Scene:
+    """Left and right changed about."""
+    width = scene.pixels.shape[1]
+    x1, y1, x2, y2 = scene.boxes.T
+    boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
+    return Scene(np.ascontiguousarray(scene.pixels[:, ::-1]), boxes, scene.labels)
+
+
+def place(
+    scene: Scene, zoom: float, corner: tuple[float, float], image_size: tuple[int, int]
+) -> Scene:
+    """A zoomed scene seen through a window of [H, W].
+
+    What `warp` does without a turn, in less than half of its time.
 
     Args:
-        shape: (height, width) of the image, that fits `image_size`.
-        settings: zoom range and probability of mirroring.
+        scene: fits `image_size`.
+        zoom: factor.
+        corner: (top, left) of the window in the zoomed scene, pixels; not negative.
         image_size: (H, W).
-        rng: all choices come from it.
     """
-    zoom = float(rng.uniform(*settings.mixup_scale))
-    mirrored = rng.random() < settings.flip
-    top, left = (float(rng.uniform(0, max(0.0, zoom - 1) * side)) for side in image_size)
-    if mirrored:
-        return np.array([[-zoom, 0, zoom * shape[1] - left], [0, zoom, -top]])
-    return np.array([[zoom, 0, -left], [0, zoom, -top]])
+    canvas = np.full((*image_size, 3), FILL, dtype=np.uint8)
+    ends = [
+        min(window, math.floor(zoom * side - start))
+        for window, side, start in zip(image_size, scene.pixels.shape, corner, strict=False)
+    ]
+    if min(ends) > 0:
+        (height, width), (top, left) = ends, corner
+        source = (left / zoom, top / zoom, (left + width) / zoom, (top + height) / zoom)
+        seen = Image.fromarray(scene.pixels).resize(
+            (width, height), Image.Resampling.BILINEAR, box=source
+        )
+        canvas[:height, :width] = np.asarray(seen)
+    offset = np.array([corner[1], corner[0]] * 2, dtype=np.float32)
+    boxes, kept = visible(scene.boxes * np.float32(zoom) - offset, image_size)
+    return Scene(canvas, boxes, scene.labels[kept])
 
 
 def blend(first: Scene, second: Scene) -> Scene:

@@ -328,21 +328,26 @@ def get_transforms_from_backbone(
 ) -> v2.Transform:
     """The transform of a configuration, with a backbone's normalisation where it asks for that."""
     config = transform_config
-    mean, std = config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD
-    if config.use_timm_config:
+    if config.use_timm_config and task == "classification":
         found = resolve_backbone_data_config(
             backbone,
-            config.mean,
-            config.std,
             override_interpolation=config.interpolation,
             override_crop_pct=config.crop_pct,
         )
-        mean, std = found["mean"], found["std"]
-        if task == "classification":
-            known = found["interpolation"] if found["interpolation"] in RESAMPLING else "bicubic"
-            config = replace(config, interpolation=known, crop_pct=found["crop_pct"])
+        known = found["interpolation"] if found["interpolation"] in RESAMPLING else "bicubic"
+        config = replace(config, interpolation=known, crop_pct=found["crop_pct"])
     make = train_transform if is_train else eval_transform
-    return make(config, mean, std, task)
+    return make(config, *resolve_statistics(config, backbone), task)
+
+
+def resolve_statistics(
+    config: TransformConfig, backbone: str | nn.Module | None
+) -> tuple[Statistics, Statistics]:
+    """Mean and standard deviation: the configuration's, else the backbone's, else ImageNet's."""
+    if backbone is None or not config.use_timm_config:
+        return config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD
+    found = resolve_backbone_data_config(backbone, config.mean, config.std)
+    return found["mean"], found["std"]
 
 
 def create_inference_transform(

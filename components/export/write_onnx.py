@@ -68,7 +68,43 @@ def write_onnx(
     # Two images, or the exporter would take a batch of one for a constant.
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     names = DETECTION_OUTPUTS if description.task == "detection" else CLASSIFICATION_OUTPUTS
-    with warnings.catch_warnings(), torch.no_grad(), atomic_path(path) as draft:
+    with atomic_path(path) as draft:
+        proto = trace(
+            model,
+            example,
+            description.backbone,
+            ["images"],
+            list(names),
+            {0: torch.export.Dim("batch")},
+            opset,
+        )
+        onnx.helper.set_model_props(proto, _metadata(description) | (facts or {}))
+        save_checked(proto, draft)
+
+
+def trace(
+    model: torch.nn.Module,
+    example: torch.Tensor,
+    label: str,
+    input_names: list[str],
+    output_names: list[str] | None,
+    dynamic_axes: dict[int, Any],
+    opset: int,
+) -> onnx.ModelProto:
+    """A model as an ONNX graph.
+
+    Args:
+        model: in evaluation mode; takes one tensor.
+        example: its input; an axis that is to stay free must be longer than one.
+        label: what messages call the model.
+        input_names, output_names: of the graph; None for the exporter's own.
+        dynamic_axes: axis of the input to `torch.export.Dim`.
+        opset: ONNX operator set.
+
+    Raises:
+        ExportError: the exporter refuses the model.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, about its internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -76,27 +112,31 @@ def write_onnx(
             program = torch.onnx.export(
                 model,
                 (example,),
-                input_names=["images"],
-                output_names=list(names),
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=(dynamic_axes,),
                 custom_translation_table={torch.ops.timmflow.nms_keep.default: _onnx_nms_keep},
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError(
-                f"torch.onnx could not export {description.backbone}: {error}"
-            ) from None
-        assert program is not None
-        proto = program.model_proto
-        metadata = _metadata(description) | (facts or {})
-        onnx.helper.set_model_props(proto, metadata)
-        try:
-            onnx.checker.check_model(proto, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"ONNX's checker refuses the exported model: {error}") from None
-        onnx.save_model(proto, draft)
+            raise ExportError(f"torch.onnx could not export {label}: {error}") from None
+    assert program is not None
+    return program.model_proto
+
+
+def save_checked(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a graph once ONNX's own checker has nothing against it.
+
+    Raises:
+        ExportError: it has.
+    """
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"ONNX's checker refuses the exported model: {error}") from None
+    onnx.save_model(proto, path)
 
 
 def _metadata(description: ModelDescription) -> dict[str, str]:
@@ -109,6 +149,7 @@ def _metadata(description: ModelDescription) -> dict[str, str]:
         "color": "RGB uint8, height x width x channel",
         "mean": json.dumps(description.mean),
         "std": json.dumps(description.std),
+        "channels": description.channels,
         "resize": description.resize,
         "crop_fraction": json.dumps(description.crop_fraction),
         "backbone": description.backbone,

@@ -71,6 +71,7 @@ class ImageClassifier(VisionModule):
     F1, or for multi-label mean average precision, macro F1 and accuracy over all labels.
     """
 
+    task = "classification"
     main_metric = "accuracy"
     default_options = {"lr": 1e-3}  # noqa: RUF012 - see VisionModule
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from components.models.fcos_loss import decode_boxes, fcos_loss, flatten_levels
 from components.models.fcos_targets import level_points
-from components.models.postprocess import select_detections
+from components.models.postprocess import select_from_logits
 from components.models.yolox_loss import (
     YOLOX_LOSS_WEIGHTS,
     bce_loss,
     iou_squared_loss,
+    yolox_logits_and_boxes,
     yolox_loss,
-    yolox_scores_and_boxes,
 )
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
@@ -94,6 +94,8 @@ class FcosMethod:
             self.center_sampling_radius,
             self.focal_alpha,
             self.focal_gamma,
+            self.cls_loss_fn,
+            self.reg_loss_fn,
         )
         weights = dict(zip(("cls_loss", "reg_loss", "centerness_loss"), self.weights, strict=True))
         return _total(terms, weights)
@@ -108,11 +110,16 @@ class FcosMethod:
     ) -> Detections:
         """Scores are the geometric mean of "which class" and "how central"."""
         points, strides, _ = self.points(outputs)
-        classes, sides, centers = (flatten_levels(levels).float() for levels in outputs)
-        scores = torch.sqrt(classes.sigmoid() * centers.sigmoid())  # as in the authors' later code
-        boxes = decode_boxes(points, sides, strides)
-        return select_detections(
-            scores, boxes, image_size, score_threshold, nms_threshold, max_detections
+        classes, sides, centers = (flatten_levels(levels) for levels in outputs)
+        return select_from_logits(
+            classes,
+            centers.squeeze(-1),
+            decode_boxes(points, sides.float(), strides),
+            image_size,
+            "geometric_mean",  # as in the authors' later code
+            score_threshold,
+            nms_threshold,
+            max_detections,
         )
 
 
@@ -161,9 +168,13 @@ class YoloxMethod:
         max_detections: int,
     ) -> Detections:
         """Scores are class probability times objectness."""
-        scores, boxes = yolox_scores_and_boxes(*outputs, self.strides)
-        return select_detections(
-            scores, boxes, image_size, score_threshold, nms_threshold, max_detections
+        return select_from_logits(
+            *yolox_logits_and_boxes(*outputs, self.strides),
+            image_size,
+            "product",
+            score_threshold,
+            nms_threshold,
+            max_detections,
         )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from PIL import ImageOps
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from components.data.input_transforms import letterbox_scale, to_original
 from components.models.backbones import FeatureBackboneConfig, create_feature_backbone
 from components.models.detection_methods import DetectionMethod, FcosMethod, YoloxMethod
 from components.models.fcos_network import FcosNetwork
@@ -43,9 +45,12 @@ class DetectorModule(VisionModule):
         score_thresh: weaker detections are dropped.
         nms_thresh: IoU above which the weaker of two boxes of a class goes.
         max_detections_per_image: D.
+        thresholds: names of these that the detector has.
     """
 
+    task = "detection"
     main_metric = "map"
+    thresholds: tuple[str, ...] = ("score_thresh", "nms_thresh", "max_detections_per_image")
     method: DetectionMethod
     score_thresh: float
     nms_thresh: float
@@ -100,10 +105,15 @@ class DetectorModule(VisionModule):
         """
         if isinstance(images, Tensor):
             return as_dicts(*self.detections(self.evaluating(images), _size(images)))
-        pictures = images if isinstance(images, list) else [images]
+        several = images if isinstance(images, list) else [images]
+        # Upright first, so that boxes are in pixels of what a viewer shows.
+        pictures = [ImageOps.exif_transpose(picture) for picture in several]
         found = self.predict(self.preprocess(pictures))
+        side = self._required_config().image_size
         for picture, detections in zip(pictures, found, strict=True):
-            detections["boxes"] = self._transform().to_original(detections["boxes"], picture.size)
+            shape = (picture.height, picture.width)
+            scale = letterbox_scale(*shape, (side, side))
+            detections["boxes"] = to_original(detections["boxes"], scale, shape)
         return found
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:

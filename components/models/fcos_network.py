@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from components.models.backbones import FeatureBackbone
 from components.models.vision_module import VisionNetwork
+
+Distance = Literal["exp", "relu"]
 
 _MAX_LOG_DISTANCE = 7.0  # exp(7) strides is wider than any image; keeps early training finite
 
@@ -38,11 +40,11 @@ class ExtraLevels(ExtraFPNBlock):
         return results, names
 
 
-def _tower(channels: int, num_convs: int) -> nn.Sequential:
+def _tower(channels: int, num_convs: int, conv_bias: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers += [
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=conv_bias),
             # Eight channels a group, as FCOS's 32 groups of 256 channels.
             nn.GroupNorm(channels // 8, channels),
             nn.ReLU(inplace=True),
@@ -51,14 +53,30 @@ def _tower(channels: int, num_convs: int) -> nn.Sequential:
 
 
 class FcosHead(nn.Module):
-    """Two towers shared by all levels: classes; and box sides with centerness."""
+    """Two towers shared by all levels: classes; and box sides with centerness.
+
+    See `FcosNetwork` for the arguments.
+
+    Raises:
+        ValueError: `distance` is not known.
+    """
 
     def __init__(
-        self, channels: int, num_classes: int, num_convs: int, num_levels: int, prior: float = 0.01
+        self,
+        channels: int,
+        num_classes: int,
+        num_convs: int,
+        num_levels: int,
+        prior: float = 0.01,
+        distance: Distance = "exp",
+        conv_bias: bool = False,
     ):
         super().__init__()
-        self.cls_tower = _tower(channels, num_convs)
-        self.reg_tower = _tower(channels, num_convs)
+        if distance not in ("exp", "relu"):
+            raise ValueError(f"unknown distance {distance!r}; allowed: exp, relu")
+        self.distance = distance
+        self.cls_tower = _tower(channels, num_convs, conv_bias)
+        self.reg_tower = _tower(channels, num_convs, conv_bias)
         self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box_sides = nn.Conv2d(channels, 4, 3, padding=1)
         self.center_logits = nn.Conv2d(channels, 1, 3, padding=1)
@@ -79,10 +97,14 @@ class FcosHead(nn.Module):
         for level, features in enumerate(pyramid):
             classes.append(self.cls_logits(self.cls_tower(features)))
             tower = self.reg_tower(features)
-            log_sides = self.box_sides(tower) * self.scales[level]
-            sides.append(log_sides.clamp(max=_MAX_LOG_DISTANCE).exp())
+            sides.append(self._to_distance(self.box_sides(tower) * self.scales[level]))
             centers.append(self.center_logits(tower))
         return classes, sides, centers
+
+    def _to_distance(self, raw: Tensor) -> Tensor:
+        if self.distance == "relu":
+            return raw.relu()
+        return raw.clamp(max=_MAX_LOG_DISTANCE).exp()
 
 
 class FcosNetwork(VisionNetwork):
@@ -94,6 +116,10 @@ class FcosNetwork(VisionNetwork):
         fpn_channels: of every pyramid level.
         head_num_convs: of each tower.
         num_levels: of the pyramid; what the backbone lacks is added at the coarse end.
+        distance: what makes a side's distance positive. `exp` (FCOS) always learns; `relu` is for
+            weights trained with it (torchvision's) and is zero, without a gradient, below zero.
+        conv_bias: the towers' convolutions have a bias, which the norm that follows makes idle but
+            for its group's mean; torchvision's have one.
     """
 
     def __init__(
@@ -103,6 +129,8 @@ class FcosNetwork(VisionNetwork):
         fpn_channels: int = 256,
         head_num_convs: int = 4,
         num_levels: int = 5,
+        distance: Distance = "exp",
+        conv_bias: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
@@ -112,7 +140,14 @@ class FcosNetwork(VisionNetwork):
             fpn_channels,
             extra_blocks=ExtraLevels(fpn_channels, extra) if extra > 0 else None,
         )
-        self.head = FcosHead(fpn_channels, num_classes, head_num_convs, num_levels)
+        self.head = FcosHead(
+            fpn_channels,
+            num_classes,
+            head_num_convs,
+            num_levels,
+            distance=distance,
+            conv_bias=conv_bias,
+        )
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Raw outputs.
@@ -122,7 +157,7 @@ class FcosNetwork(VisionNetwork):
 
         Returns:
             A tensor per level: class logits [B, C, h, w]; distances to the left, top, right and
-            bottom side in strides [B, 4, h, w], positive; centerness logits [B, 1, h, w].
+            bottom side in strides [B, 4, h, w], never negative; centerness logits [B, 1, h, w].
         """
         maps = self.backbone(images)
         pyramid = self.fpn(OrderedDict((str(i), level) for i, level in enumerate(maps)))

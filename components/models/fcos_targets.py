@@ -172,7 +172,7 @@ def _grids_of(points: Tensor, strides: Tensor, ranges: Tensor) -> _Grids:
     end = torch.cat([start[1:], start.new_tensor([len(points)])])
     height = torch.searchsorted(rows, end) - torch.searchsorted(rows, start)
     width = torch.div(end - start, height, rounding_mode="floor")
-    if not torch.equal(width * height, end - start):
+    if not torch.equal(rows.diff(append=end[-1:]), width.repeat_interleave(height)):
         raise ValueError("points: not whole grids, level after level and row by row")
     count = torch.stack([width, height], dim=1)
     origin, corner = points[start].double(), points[end - 1].double()

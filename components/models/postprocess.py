@@ -1,15 +1,26 @@
 """From dense scores and boxes to detections; the same code runs in PyTorch and in the ONNX graph.
 
-Shapes: B images, P points, C classes, K candidates, D detections (padded to a fixed number).
+The K strongest (point, class) pairs of an image all lie on the K points whose best class is
+strongest: were a pair's point not among them, K others would each hold a pair at least as strong.
+So classes are looked at one by one for these points only.
+
+Shapes: B images, P points, C classes, K candidates, S strongest points (at most K), D
+detections (padded to a fixed number).
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
 NO_LABEL = -1
+_ROUNDING = 1e-6  # of float32 scores; a score found twice may differ by it
+
+Combine = Literal["geometric_mean", "product"]
 
 
 @torch.library.custom_op("timmflow::nms_keep", mutates_args=())
@@ -57,7 +68,7 @@ def select_detections(
         scores: [B, P, C], 0 to 1.
         boxes_xyxy: [B, P, 4], pixels.
         image_size: (height, width) to which boxes are clipped.
-        score_threshold: weaker ones are dropped.
+        score_threshold: those at or below it are dropped.
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
         max_detections: D; fewer are padded.
         num_candidates: K strongest (point, class) pairs that suppression looks at.
@@ -65,16 +76,110 @@ def select_detections(
     Returns:
         boxes [B, D, 4], scores [B, D] falling, labels [B, D]. Padding: zeros, 0 and `NO_LABEL`.
     """
-    _, num_points, num_classes = scores.shape
+    strongest = _strongest(scores.amax(-1), num_candidates, score_threshold)
+    return _suppress(
+        _rows(scores, strongest),
+        _rows(boxes_xyxy, strongest),
+        image_size,
+        score_threshold,
+        nms_threshold,
+        min(max_detections, num_candidates, scores[0].numel()),
+        num_candidates,
+    )
+
+
+def select_from_logits(
+    cls_logits: Tensor,
+    other_logits: Tensor,
+    boxes_xyxy: Tensor,
+    image_size: tuple[int, int],
+    combine: Combine = "geometric_mean",
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.6,
+    max_detections: int = 100,
+    num_candidates: int = 1000,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`select_detections` on scores that are never computed but for the strongest points.
+
+    Args:
+        cls_logits: [B, P, C], of any floating type; scores are computed in float32.
+        other_logits: [B, P]: what a point says besides its classes (FCOS: centerness; YOLOX:
+            objectness).
+        boxes_xyxy: [B, P, 4], pixels.
+        image_size: (height, width) to which boxes are clipped.
+        combine: of the sigmoids: `geometric_mean` (FCOS's later code) or `product` (YOLOX).
+        score_threshold, nms_threshold, max_detections, num_candidates: see `select_detections`.
+
+    Returns:
+        As `select_detections`.
+
+    Raises:
+        ValueError: `combine` is not known.
+    """
+    # At one point a larger logit is a larger score: the best class is found among the logits.
+    best = _combined(cls_logits.amax(-1), other_logits, combine)
+    strongest = _strongest(best, num_candidates, score_threshold)
+    other = other_logits.gather(1, strongest)[..., None]
+    return _suppress(
+        _combined(_rows(cls_logits, strongest), other, combine),
+        _rows(boxes_xyxy, strongest).float(),
+        image_size,
+        score_threshold,
+        nms_threshold,
+        min(max_detections, num_candidates, cls_logits[0].numel()),
+        num_candidates,
+    )
+
+
+def _combined(cls_logits: Tensor, other_logits: Tensor, combine: Combine) -> Tensor:
+    product = cls_logits.float().sigmoid() * other_logits.float().sigmoid()
+    if combine == "product":
+        return product
+    if combine == "geometric_mean":
+        return product.sqrt()
+    raise ValueError(f"unknown combine {combine!r}; allowed: geometric_mean, product")
+
+
+def _strongest(best_scores: Tensor, num_candidates: int, score_threshold: float) -> Tensor:
+    """The points [B, S] with the highest best scores, of [B, P]."""
+    count = min(num_candidates, best_scores.shape[1])
+    if not torch.compiler.is_compiling():
+        # What cannot pass the threshold need not be looked at. An exported graph, whose shapes are
+        # fixed, looks at it all the same, and drops it later.
+        hopeful = (best_scores > score_threshold - _ROUNDING).sum(1)
+        count = min(count, max(1, int(hopeful.max())))
+    return best_scores.topk(count).indices
+
+
+def _rows(values: Tensor, points: Tensor) -> Tensor:
+    """Those points' rows: values [B, P, X] and points [B, S] to [B, S, X]."""
+    # `len` would fix the batch size of the exported graph.
+    image = torch.arange(points.shape[0], device=points.device)[:, None]
+    return values[image, points]
+
+
+def _suppress(
+    scores: Tensor,
+    boxes_xyxy: Tensor,
+    image_size: tuple[int, int],
+    score_threshold: float,
+    nms_threshold: float,
+    num_detections: int,
+    num_candidates: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`select_detections` on points already few: scores [B, S, C], boxes [B, S, 4].
+
+    `num_detections` is D itself.
+    """
+    num_classes = scores.shape[2]
     height, width = image_size
     limit = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
     boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), limit.to(boxes_xyxy.device))
 
-    count = min(num_candidates, num_points * num_classes)
+    count = min(num_candidates, scores.shape[1] * num_classes)
     candidate_scores, flat = scores.flatten(1).topk(count)
     labels = flat % num_classes
-    points = torch.div(flat, num_classes, rounding_mode="floor")
-    boxes = boxes_xyxy.gather(1, points[..., None].expand(-1, -1, 4))
+    boxes = _rows(boxes_xyxy, torch.div(flat, num_classes, rounding_mode="floor"))
 
     # Classes are moved apart by more than an image, so that one pass does not mix them. The step is
     # fixed, not taken from the batch: an image's result does not depend on its neighbours.
@@ -82,12 +187,13 @@ def select_detections(
     keep = nms_keep(apart, candidate_scores, nms_threshold, score_threshold)
 
     kept_scores = torch.where(keep, candidate_scores, torch.zeros_like(candidate_scores))
-    top_scores, order = kept_scores.topk(min(max_detections, count))
+    top_scores, order = kept_scores.topk(min(num_detections, count))
     top_labels = labels.gather(1, order)
-    top_boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     present = top_scores > 0
+    top_boxes = _rows(boxes, order) * present[..., None]
+    missing = num_detections - top_scores.shape[1]
     return (
-        top_boxes * present[..., None],
-        top_scores,
-        torch.where(present, top_labels, torch.full_like(top_labels, NO_LABEL)),
+        F.pad(top_boxes, (0, 0, 0, missing)),
+        F.pad(top_scores, (0, missing)),
+        F.pad(top_labels.masked_fill(~present, NO_LABEL), (0, missing), value=NO_LABEL),
     )

@@ -1,15 +1,11 @@
-"""RT-DETR (Zhao et al. 2023, arXiv:2304.08069) as `transformers` builds it: network and loss.
+"""The RT-DETR network (Zhao et al. 2023, arXiv:2304.08069), as `transformers` builds it.
 
-Shapes: B images, Q queries, L decoder layers, N queries with the denoising ones, G boxes of one
-image, C classes, D detections (padded to a fixed number). Boxes inside the network are cxcywh as
-shares of the image, 0 to 1.
-
-`transformers` (the extra `rtdetr`) is imported when a network is built, not before.
+Shapes: B images, Q queries, L decoder layers, N queries with the denoising ones, C classes. Boxes
+are cxcywh as shares of the image, 0 to 1.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Iterator
@@ -18,108 +14,13 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 
-from components.errors import ModelError
-from components.models.postprocess import NO_LABEL
+from components.models.rtdetr_config import STRIDES, import_transformers
 from components.models.vision_module import VisionNetwork
 
 Target = dict[str, Tensor]
 
-STRIDES = (8, 16, 32)
-MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # images are scaled to 0..1, nothing more
 _PRIOR = 0.01  # of every class at the start (RetinaNet, section 3.3; RT-DETR's authors)
-
-_BASIC = {"layer_type": "basic", "hidden_sizes": (64, 128, 256, 512)}
-_BOTTLENECK = {"layer_type": "bottleneck", "hidden_sizes": (256, 512, 1024, 2048)}
-
-# What the published models have that RTDetrConfig's defaults have not (authors' configuration files
-# rtdetr_r*_6x_coco; transformers' convert_rt_detr_original_pytorch_checkpoint_to_hf.py).
-MODELS: dict[str, dict[str, Any]] = {
-    "rtdetr_r18vd": {
-        "backbone_config": {**_BASIC, "depths": (2, 2, 2, 2)},
-        "hidden_expansion": 0.5,
-        "decoder_layers": 3,
-    },
-    "rtdetr_r34vd": {
-        "backbone_config": {**_BASIC, "depths": (3, 4, 6, 3)},
-        "hidden_expansion": 0.5,
-        "decoder_layers": 4,
-    },
-    "rtdetr_r50vd": {"backbone_config": {**_BOTTLENECK, "depths": (3, 4, 6, 3)}},
-    "rtdetr_r50vd_m": {
-        "backbone_config": {**_BOTTLENECK, "depths": (3, 4, 6, 3)},
-        "hidden_expansion": 0.5,
-    },
-    "rtdetr_r101vd": {
-        "backbone_config": {**_BOTTLENECK, "depths": (3, 4, 23, 3)},
-        "encoder_hidden_dim": 384,
-        "encoder_ffn_dim": 2048,
-    },
-}
-
-
-def require_known(model_name: str) -> None:
-    """Raises ValueError for a name that is not one of `MODELS`, with the nearest ones."""
-    if model_name not in MODELS:
-        near = difflib.get_close_matches(model_name, MODELS, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"allowed: {', '.join(MODELS)}"
-        raise ValueError(f"unknown model_name {model_name!r}; {hint}")
-
-
-def import_transformers() -> Any:
-    """The `transformers` module.
-
-    Raises:
-        ModelError: not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ModelError(
-            f"RT-DETR needs transformers: pip install 'timmflow[rtdetr]' ({error})"
-        ) from None
-    return transformers
-
-
-def rtdetr_config(
-    model_name: str, num_classes: int, extra_config: dict[str, Any] | None = None
-) -> Any:
-    """The `transformers.RTDetrConfig` of a published model.
-
-    Args:
-        model_name: one of `MODELS`.
-        num_classes: C.
-        extra_config: fields of RTDetrConfig that are to differ; `backbone_config` holds fields of
-            RTDetrResNetConfig. Channel counts that follow from others need not be given.
-
-    Raises:
-        ValueError: no such model, or no such field.
-        ModelError: transformers is not installed.
-    """
-    require_known(model_name)
-    transformers = import_transformers()
-    fields = {**MODELS[model_name], **(extra_config or {})}
-    backbone = {
-        **MODELS[model_name]["backbone_config"],
-        **(extra_config or {}).get("backbone_config", {}),
-    }
-    _require_fields(transformers.RTDetrConfig, fields, "extra_config")
-    _require_fields(transformers.RTDetrResNetConfig, backbone, "extra_config.backbone_config")
-    fields["backbone_config"] = transformers.RTDetrResNetConfig(**backbone, out_indices=[2, 3, 4])
-    fields.setdefault("encoder_in_channels", list(backbone["hidden_sizes"])[1:])
-    width = fields.get("encoder_hidden_dim", transformers.RTDetrConfig.encoder_hidden_dim)
-    fields.setdefault("decoder_in_channels", [width] * len(STRIDES))
-    return transformers.RTDetrConfig(num_labels=num_classes, **fields)
-
-
-def _require_fields(config: Any, given: dict[str, Any], where: str) -> None:
-    allowed = config.__dataclass_fields__
-    for name in given:
-        if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"see {config.__name__}"
-            raise ValueError(f"unknown {where} field {name!r}; {hint}")
 
 
 class RTDetrOutputs(NamedTuple):
@@ -260,104 +161,3 @@ def reset_class_heads(detr: nn.Module) -> None:
     if hasattr(model, "denoising_class_embed"):
         nn.init.normal_(model.denoising_class_embed.weight[:-1])
         model.denoising_class_embed.weight[-1].zero_()
-
-
-def normalized_targets(
-    boxes_xyxy: list[Tensor], labels: list[Tensor], image_size: tuple[int, int]
-) -> list[Target]:
-    """Targets as transformers wants them.
-
-    Args:
-        boxes_xyxy: [G, 4] of each image, pixels.
-        labels: [G] of each image.
-        image_size: (height, width).
-
-    Returns:
-        For each image `class_labels` [G] and `boxes` [G, 4] cxcywh, 0 to 1.
-    """
-    height, width = image_size
-    targets = []
-    for image_boxes, names in zip(boxes_xyxy, labels, strict=True):
-        size = image_boxes.new_tensor([width, height, width, height])
-        shares = box_convert(image_boxes.float(), "xyxy", "cxcywh") / size
-        targets.append({"class_labels": names.long(), "boxes": shares})
-    return targets
-
-
-def rtdetr_loss(outputs: RTDetrOutputs, targets: list[Target], config: Any) -> dict[str, Tensor]:
-    """transformers' RT-DETR loss: varifocal, L1 and GIoU after Hungarian matching, in float32.
-
-    Each term is summed over the decoder layers, the encoder's proposals and, in training, the
-    denoising queries, and weighted as in `config`; each is divided by the number of boxes in the
-    batch.
-
-    Args:
-        outputs: of the network.
-        targets: see `normalized_targets`.
-        config: of the network.
-
-    Returns:
-        Scalars `cls_loss`, `l1_loss`, `giou_loss`, and their sum `loss`. NaN where the network's
-        outputs are not finite.
-    """
-    from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
-
-    layer_logits, layer_boxes = outputs.layer_logits.float(), outputs.layer_boxes.float()
-    names = {"cls_loss": "loss_vfl", "l1_loss": "loss_bbox", "giou_loss": "loss_giou"}
-    if not (torch.isfinite(layer_logits).all() and torch.isfinite(layer_boxes).all()):
-        # The matcher would complain of boxes whose corners are swapped, which helps nobody.
-        return dict.fromkeys(["loss", *names], layer_logits.sum() * torch.nan)
-    with torch.autocast(layer_logits.device.type, enabled=False):
-        _, terms, _ = RTDetrForObjectDetectionLoss(
-            layer_logits[:, -1],
-            targets,
-            layer_logits.device,
-            layer_boxes[:, -1],
-            config,
-            layer_logits,
-            layer_boxes,
-            enc_topk_logits=outputs.proposal_logits.float(),
-            enc_topk_bboxes=outputs.proposal_boxes.float(),
-            denoising_meta_values=outputs.denoising,
-        )
-        losses = {
-            name: torch.stack([v for key, v in terms.items() if key.startswith(theirs)]).sum()
-            for name, theirs in names.items()
-        }
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-
-def select_queries(
-    scores: Tensor,
-    boxes: Tensor,
-    image_size: tuple[int, int],
-    score_threshold: float,
-    max_detections: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The strongest (query, class) pairs of each image; no suppression, queries do not repeat.
-
-    Args:
-        scores: [B, Q, C], 0 to 1.
-        boxes: [B, Q, 4] cxcywh, 0 to 1.
-        image_size: (height, width) in pixels.
-        score_threshold: weaker ones are dropped.
-        max_detections: D; fewer are padded.
-
-    Returns:
-        boxes [B, D, 4] xyxy in pixels within the image, scores [B, D] falling, labels [B, D].
-        Padding as in `select_detections`: zeros, 0 and `NO_LABEL`.
-    """
-    _, num_queries, num_classes = scores.shape
-    height, width = image_size
-    top_scores, flat = scores.flatten(1).topk(min(max_detections, num_queries * num_classes))
-    labels = flat % num_classes
-    queries = torch.div(flat, num_classes, rounding_mode="floor")
-    size = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
-    boxes_xyxy = box_convert(boxes, "cxcywh", "xyxy").clamp(0, 1) * size
-    boxes_xyxy = boxes_xyxy.gather(1, queries[..., None].expand(-1, -1, 4))
-    present = top_scores > score_threshold
-    return (
-        boxes_xyxy * present[..., None],
-        top_scores * present,
-        torch.where(present, labels, torch.full_like(labels, NO_LABEL)),
-    )

@@ -10,9 +10,10 @@ import httpx
 import huggingface_hub
 
 from components.errors import ModelError
-from components.models.backbones import _hub_reachable
 from components.models.pretrained import read_state
-from components.models.rtdetr_network import RTDetrNetwork, import_transformers, reset_class_heads
+from components.models.rtdetr_config import import_transformers
+from components.models.rtdetr_network import RTDetrNetwork, reset_class_heads
+from components.models.timm_builder import hub_reachable
 
 _HUB_OWNER = "PekingU"
 _FILES = ("model.safetensors", "weights.safetensors")  # transformers' name, and ours
@@ -77,7 +78,7 @@ def _from_hub(model_name: str) -> Path:
                 repository,
                 _FILES[0],
                 # Cached weights still load; without them the answer comes at once.
-                local_files_only=not _hub_reachable(),
+                local_files_only=not hub_reachable(),
             )
         )
     except (OSError, httpx.HTTPError, huggingface_hub.errors.HfHubHTTPError) as error:

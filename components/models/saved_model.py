@@ -18,10 +18,13 @@ from components.models.backbones import (
     BackboneConfig,
     FeatureBackboneConfig,
     image_size_arguments,
+    normalization,
 )
 from components.models.classifier import ImageClassifier
-from components.models.detector import ObjectDetector
+from components.models.detector import DetectorModule, ObjectDetector
+from components.models.rtdetr_detector import RTDetrDetector
 from components.models.vision_module import VisionModule
+from components.models.yolox_detector import YOLOXDetector
 from components.settings import Settings
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -31,21 +34,42 @@ class ModelDescription(Settings):
     """All that is needed to rebuild a network and to feed it; stored beside the weights."""
 
     task: Literal["classification", "detection"] = Field(description="what it predicts")
-    backbone: str = Field(description="timm's name")
+    backbone: str = Field(description="timm's name, or that of a whole detector")
     classes: tuple[str, ...] = Field(description="names; a class id is a position")
     image_size: tuple[int, int] = Field(description="height and width of the input, pixels")
     resize: Literal["letterbox", "crop"] = Field(description="how images come to that size")
     crop_fraction: float = Field(description="see components.data.geometry")
     mean: tuple[float, ...] = Field(description="normalisation, in [0, 1]")
     std: tuple[float, ...] = Field(description="normalisation, in [0, 1]")
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="order of colours it takes")
     fingerprint: str = Field(description="of the data it was trained on")
-    arch: str = Field("", description="detection head")
+    arch: str = Field("", description="detection head over a timm backbone")
     options: dict[str, Any] = Field({}, description="further arguments of the network")
+
+
+def whole_detector(name: str) -> Any:
+    """The class of a detector that is named as a whole, or None for a timm backbone."""
+    if name.startswith("yolox-"):
+        return YOLOXDetector
+    return RTDetrDetector if name.startswith("rtdetr_") else None
+
+
+def input_format(backbone: str) -> dict[str, Any]:
+    """`mean`, `std` and `channels` of what a backbone or whole detector takes.
+
+    Raises:
+        ValueError: timm knows no such backbone.
+    """
+    whole = whole_detector(backbone)
+    if whole is not None:
+        return {**whole.fixed_input, "channels": whole.channels}
+    mean, std = normalization(backbone)
+    return {"mean": mean, "std": std, "channels": "rgb"}
 
 
 def build_model(
     description: ModelDescription, pretrained: bool | str = False, **training: Any
-) -> ImageClassifier | ObjectDetector:
+) -> VisionModule:
     """The Lightning module that a description stands for, with fresh weights.
 
     Args:
@@ -57,9 +81,12 @@ def build_model(
         ModelError: the backbone is not known, or not fit for the task.
     """
     num_classes = len(description.classes)
-    extra = image_size_arguments(description.backbone, description.image_size)
     arguments: dict[str, Any] = {**description.options, **training}
     try:
+        whole = whole_detector(description.backbone)
+        if whole is not None:
+            return whole(description.backbone, num_classes, pretrained=pretrained, **arguments)
+        extra = image_size_arguments(description.backbone, description.image_size)
         if description.task == "classification":
             backbone = BackboneConfig(
                 description.backbone, pretrained=pretrained, extra_kwargs=extra
@@ -70,7 +97,7 @@ def build_model(
         )
         return ObjectDetector(features, num_classes, description.arch, **arguments)
     except ValueError as error:
-        raise ModelError(f"train.backbone: {error}") from None
+        raise ModelError(f"train.backbone = {description.backbone}: {error}") from None
 
 
 def assert_runs(model: VisionModule, description: ModelDescription) -> None:
@@ -98,9 +125,7 @@ def save_model(folder: Path, description: ModelDescription, state: dict[str, Ten
         write_json(draft / DESCRIPTION, description.model_dump(mode="json"))
 
 
-def load_model(
-    folder: Path, **arguments: Any
-) -> tuple[ImageClassifier | ObjectDetector, ModelDescription]:
+def load_model(folder: Path, **arguments: Any) -> tuple[VisionModule, ModelDescription]:
     """A trained model in evaluation mode, and its description.
 
     Args:
@@ -135,17 +160,17 @@ class InferenceModel(nn.Module):
     `(boxes [B, D, 4], scores [B, D], labels [B, D])`; see `select_detections`.
     """
 
-    def __init__(self, model: ImageClassifier | ObjectDetector, description: ModelDescription):
+    def __init__(self, model: VisionModule, description: ModelDescription):
         super().__init__()
         self.network = model.network
         # Not registered as a submodule: its weights are the network's.
-        self._detections = model.detections if isinstance(model, ObjectDetector) else None
+        self._detections = model.detections if isinstance(model, DetectorModule) else None
         self.image_size = description.image_size
-        self.mean, self.std = description.mean, description.std
+        self._format = (description.mean, description.std, description.channels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Predictions; see the class."""
-        outputs = self.network(normalize(images.permute(0, 3, 1, 2), self.mean, self.std))
+        outputs = self.network(normalize(images.permute(0, 3, 1, 2), *self._format))
         if self._detections is None:
             return (outputs.float().softmax(dim=1),)
         return self._detections(outputs, self.image_size)
@@ -158,13 +183,16 @@ def load_for_inference(
 
     Args:
         folder: as `save_model` wrote it.
-        thresholds: `score_thresh`, `nms_thresh`, `max_detections_per_image` of a detector; a
-            classifier has none and ignores them.
+        thresholds: `score_thresh`, `nms_thresh`, `max_detections_per_image`; a model takes those it
+            has, a classifier none.
 
     Raises:
         ModelError: nothing there, or the files do not fit each other.
     """
     folder = Path(folder)
     description = _read_description(folder)
-    model, _ = load_model(folder, **(thresholds if description.task == "detection" else {}))
+    wanted: tuple[str, ...] = ()
+    if description.task == "detection":
+        wanted = (whole_detector(description.backbone) or ObjectDetector).thresholds
+    model, _ = load_model(folder, **{name: thresholds[name] for name in wanted})
     return InferenceModel(model, description).eval(), description

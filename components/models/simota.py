@@ -101,7 +101,8 @@ def simota(
     place = (is_candidate.cumsum(0) - 1)[windows.points].clamp(min=0)  # [G, W]
     cost = everything_wrong[place] + if_right[place, labels[:, None]]
     cost -= iou_weight * torch.log(ious.gather(1, place) + eps)
-    cost.masked_fill_(~windows.own, torch.inf)
+    # A diverged network is for the loss to tell of: its points are dear here, no error.
+    cost.nan_to_num_(torch.finfo(dtype).max).masked_fill_(~windows.own, torch.inf)
     box, taken = _cheapest(cost, place, num_wanted, windows.own.sum(1))
 
     short = (windows.own.sum(1) < num_wanted).nonzero().squeeze(1)
@@ -109,6 +110,7 @@ def simota(
         # These boxes, centred off the image or at its edge, take from what others own.
         others = everything_wrong + if_right.T[labels[short]]
         others -= iou_weight * torch.log(ious[short] + eps)
+        others.nan_to_num_(torch.finfo(dtype).max)
         row, column = windows.own[short].nonzero(as_tuple=True)
         others[row, place[short][row, column]] = torch.inf
         missing = num_wanted[short] - windows.own[short].sum(1)

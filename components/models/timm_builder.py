@@ -108,7 +108,7 @@ def build(
         # timm takes the extractor apart after loading, so the weights go in by its own door.
         overlay = {"state_dict": model.state_dict(), "custom_load": False}
         return create(features, {"pretrained": True, "pretrained_cfg_overlay": overlay})
-    if hub and not _hub_reachable():
+    if hub and not hub_reachable():
         # Cached weights still load; without them the answer comes at once, not after a minute.
         huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
@@ -174,7 +174,8 @@ def _checkpoint_filter(model_name: str) -> Callable[..., Any] | None:
     return getattr(module, "checkpoint_filter_fn", None)
 
 
-def _hub_reachable() -> bool:
+def hub_reachable() -> bool:
+    """Whether the model hub answers: asked first, since its own client waits for a minute."""
     if getproxies():
         return True  # the proxy resolves names for us: let the hub try
     address = urlsplit(huggingface_hub.constants.ENDPOINT)

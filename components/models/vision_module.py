@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from lightning import LightningModule, seed_everything
@@ -45,11 +46,17 @@ class VisionModule(LightningModule):
     Attributes:
         network: holds every weight; `network.features` is what can be frozen.
         options: how it is trained.
+        task: what it predicts.
         main_metric: name of the metric that decides which epoch is best.
+        channels: order in which images come.
     """
 
     network: VisionNetwork
+    task: Literal["classification", "detection"]
     main_metric: str  # of validation; higher is better
+    channels: Literal["rgb", "bgr"] = "rgb"
+    # Mean and std where they are the network's own and no timm model's.
+    fixed_input: dict[str, Any] = {}  # noqa: RUF012 - a class's own, never changed
     default_options: dict[str, Any] = {}  # noqa: RUF012 - a class's own defaults, never changed
 
     def __init__(self, given: dict[str, Any]):
@@ -283,6 +290,12 @@ class VisionModule(LightningModule):
 
     # Optimizer --------------------------------------------------------------------------------
 
+    @property
+    def backbone_name(self) -> str:
+        """timm's name of the backbone."""
+        backbone = self.hparams.get("backbone", "")  # a whole detector has none
+        return backbone["model_name"] if isinstance(backbone, dict) else backbone
+
     def peak_lr(self) -> float:
         """The learning rate that the schedule multiplies."""
         return self.options.lr
@@ -330,12 +343,23 @@ class VisionModule(LightningModule):
             self.train(training)
 
     def get_data_config(self) -> dict[str, Any]:
-        """How pictures come to this model: `input_size`, `mean`, `std`, `interpolation` and so on.
+        """How pictures come to this model: `input_size`, `mean`, `std`, and how they are resized.
 
         Raises:
             ValueError: the module was made without a `transform_config`.
         """
-        return self._transform().data_config()
+        from components.data.transform_config import resolve_backbone_data_config
+
+        config = self._required_config()
+        facts = resolve_backbone_data_config(
+            self.backbone_name if config.use_timm_config and self.backbone_name else nn.Identity(),
+            config.mean,
+            config.std,
+            (3, config.image_size, config.image_size),
+            config.interpolation,
+            config.crop_pct,
+        )
+        return facts | self.fixed_input
 
     def preprocess(self, images: Image | list[Image]) -> Tensor:
         """Pictures as this model takes them: normalised, [B, 3, H, W].
@@ -343,12 +367,31 @@ class VisionModule(LightningModule):
         Raises:
             ValueError: the module was made without a `transform_config`.
         """
-        several = images if isinstance(images, list) else [images]
-        transform = self._transform()
-        return torch.stack([transform(image) for image in several]).to(self.device)
+        from components.data.transform_config import get_transforms_from_backbone
 
-    def _transform(self) -> Any:
-        raise NotImplementedError  # wired to components.data.transform_config below
+        config = self._required_config()
+        if self.fixed_input:
+            config = config.with_overrides(use_timm_config=False, **self.fixed_input)
+        transform = get_transforms_from_backbone(self.backbone_name, config, task=self.task)
+        several = images if isinstance(images, list) else [images]
+        batch = torch.stack([transform(image) for image in several]).to(self.device)
+        return batch.flip(1) if self.channels == "bgr" else batch
+
+    def _required_config(self) -> TransformConfig:
+        if self.transform_config is None:
+            raise ValueError(
+                f"this {type(self).__name__} was made without a transform_config, so it does not "
+                "know how pictures come to its input: give it one, or hand it normalised tensors"
+            )
+        return self.transform_config
+
+    def to_onnx(  # type: ignore[override]
+        self, file_path: str | Path, input_sample: Tensor | None = None, **kwargs: Any
+    ) -> str:
+        """Write this model as an ONNX file; see `components.export_to_onnx`."""
+        # Found by name: models know nothing of export, and training does not depend on it.
+        export: Any = import_module("components.export.onnx_api")
+        return export.export_to_onnx(self, file_path, input_sample, **kwargs)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -380,10 +423,6 @@ class VisionModule(LightningModule):
             module.hparams["backbone"] = wanted
         module.load_state_dict(state["state_dict"], strict=strict)
         return module
-
-    def to_onnx(self, file_path: str | Path, input_sample: Any = None, **kwargs: Any) -> None:  # type: ignore[override]
-        """Write this model as an ONNX file; see `components.export_to_onnx`."""
-        raise NotImplementedError
 
 
 def own_arguments(scope: dict[str, Any]) -> dict[str, Any]:

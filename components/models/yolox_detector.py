@@ -37,6 +37,8 @@ class YOLOXDetector(DetectorModule):
     Images are expected as the official weights want them: BGR, 0 to 255, not normalised.
     """
 
+    channels = "bgr"
+    fixed_input = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # noqa: RUF012 - as above
     default_options = {  # noqa: RUF012 - see VisionModule
         "lr": 0.01,
         "weight_decay": 5e-4,

@@ -41,22 +41,21 @@ def decode_yolox(raw: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     return torch.cat([centers - half, centers + half], dim=-1)
 
 
-def yolox_scores_and_boxes(
+def yolox_logits_and_boxes(
     cls_levels: list[Tensor],
     reg_levels: list[Tensor],
     obj_levels: list[Tensor],
     strides: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:
-    """What `select_detections` takes, from the raw outputs of a YOLOX network.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `select_from_logits` takes, from the raw outputs of a YOLOX network.
 
     Returns:
-        Scores [B, P, C], class probability times objectness; boxes xyxy [B, P, 4] in pixels.
+        Class logits [B, P, C], objectness logits [B, P], boxes xyxy [B, P, 4] in pixels.
     """
     _, points, point_strides = _points(cls_levels, strides)
-    classes, raw, objectness = (
-        _at_least_float32(flatten_levels(levels)) for levels in (cls_levels, reg_levels, obj_levels)
-    )
-    return classes.sigmoid() * objectness.sigmoid(), decode_yolox(raw, points, point_strides)
+    classes, raw, objectness = map(flatten_levels, (cls_levels, reg_levels, obj_levels))
+    boxes = decode_yolox(_at_least_float32(raw), points, point_strides)
+    return classes, objectness.squeeze(-1), boxes
 
 
 def iou_squared_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ class YoloxNetwork(VisionNetwork):
 
         Returns:
             A tensor per level: class logits [B, C, h, w]; boxes [B, 4, h, w] as `yolox_loss` and
-            `yolox_scores_and_boxes` decode them; objectness logits [B, 1, h, w].
+            `yolox_logits_and_boxes` decode them; objectness logits [B, 1, h, w].
         """
         return self.head(self.backbone(images))
 

@@ -74,7 +74,7 @@ def fit(
     )
     callbacks: list[Callback] = [EpochSeed(seed), FiniteLoss(), best]
     if settings.ema_decay:
-        callbacks.append(Ema(settings.ema_decay))
+        callbacks.append(Ema(settings.ema_decay, settings.ema_ramp))
     callbacks.append(curves)
     if settings.patience:
         callbacks.append(EarlyStopping(monitor, mode="max", patience=settings.patience))

@@ -9,18 +9,47 @@ from pydantic import Field, model_validator
 from components.data.settings import AugmentSettings
 from components.settings import Settings
 
+# What each schedule takes, besides the warm-up (components/models/schedulers.py).
+SCHEDULER_OPTIONS = {
+    "cosine": ("T_max", "eta_min"),
+    "step": ("step_size", "gamma"),
+    "multistep": ("milestones", "gamma"),
+    "exponential": ("gamma",),
+    "cosine_with_restarts": ("T_0", "T_mult", "eta_min"),
+    "onecycle": ("max_lr", "pct_start", "div_factor", "final_div_factor"),
+    "plateau": ("monitor", "mode", "factor", "patience"),
+    "yolox": ("no_aug_epochs", "min_lr_ratio"),
+    "none": (),
+}
+
 
 class ClassifierSettings(Settings):
     """What only a classifier has."""
 
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly")
+    mixup_alpha: float = Field(
+        0.0, ge=0, le=10, description="images are blended in pairs, by Beta(alpha, alpha); 0: never"
+    )
+    cutmix_alpha: float = Field(
+        0.0, ge=0, le=10, description="a rectangle of each image is another's, likewise; 0: never"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: the loss counts a class more the rarer it is"
+    )
+    balanced_sampling: bool = Field(
+        False, description="training shows each class equally often, whatever its share"
+    )
 
 
 class DetectorSettings(Settings):
     """What only a detector has."""
 
-    arch: Literal["fcos"] = Field("fcos", description="detection head and target assignment")
+    arch: Literal["fcos", "yolox"] = Field(
+        "fcos",
+        description="head and target assignment over a timm backbone; a whole detector named as "
+        "backbone has its own",
+    )
     fpn_channels: int = Field(96, ge=16, le=1024, multiple_of=16, description="feature pyramid")
     head_num_convs: int = Field(2, ge=0, le=8, description="convolutions of each head branch")
     center_sampling_radius: float = Field(
@@ -35,11 +64,16 @@ class DetectorSettings(Settings):
 class TrainSettings(Settings):
     """The model and how it is trained."""
 
-    backbone: str = Field("tf_efficientnet_lite0", min_length=1, description="any timm model name")
+    backbone: str = Field(
+        "tf_efficientnet_lite0",
+        min_length=1,
+        description="any timm model name; or a whole detector: yolox-nano -tiny -s -m -l -x, "
+        "rtdetr_r18vd r34vd r50vd r50vd_m r101vd",
+    )
     pretrained: bool | str = Field(
         True,
-        description="true: ImageNet weights, from an installed weights package or timm's hub; "
-        "false: random; or the path of a .safetensors or state-dict file",
+        description="true: published weights, from an installed weights package or the hub; "
+        "false: random; or the path of a .safetensors or state-dict file (YOLOX: false or a path)",
     )
     epochs: int = Field(12, ge=1, le=10_000, description="passes over the training images")
     batch_size: int = Field(16, ge=1, le=4096, description="images a step")
@@ -47,17 +81,37 @@ class TrainSettings(Settings):
     backbone_lr_scale: float = Field(
         1.0, ge=0, le=1, description="the backbone's learning rate as a share of lr; 0 freezes it"
     )
+    freeze_epochs: int = Field(
+        0, ge=0, description="first epochs in which only the new layers learn; then all do"
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor of the rate for each backbone layer far from the head"
+    )
     weight_decay: float = Field(
         1e-4, ge=0, le=1, description="on weights with two or more dimensions only"
     )
-    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "lamb", "radam"] = Field(
-        "adamw", description="made by timm.optim"
+    optimizer: Literal[
+        "adamw", "adam", "sgd", "rmsprop", "adagrad", "adamp", "sgdp", "adabelief", "radam", "lamb",
+        "lars", "madgrad", "novograd"
+    ] = Field("adamw", description="made by timm.optim")  # fmt: skip
+    scheduler: Literal[
+        "cosine", "step", "multistep", "exponential", "cosine_with_restarts", "onecycle", "plateau",
+        "yolox", "none"
+    ] = Field("cosine", description="of the learning rate, after the warm-up")  # fmt: skip
+    scheduler_options: dict[str, float | str | list[float]] = Field(
+        {},
+        description="of that schedule, lengths in epochs, such as {milestones: [8, 11]}; see "
+        "components/models/schedulers.py",
     )
-    scheduler: Literal["cosine", "none"] = Field("cosine", description="after the warm-up")
-    warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up, epochs")
+    warmup_epochs: float = Field(
+        1.0, ge=0, description="linear warm-up, epochs; onecycle and plateau have none"
+    )
     gradient_clip: float = Field(10.0, ge=0, description="largest gradient norm; 0 for no limit")
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="moving average of the weights, a step; 0 switches it off"
+    )
+    ema_ramp: float = Field(
+        20.0, gt=0, description="steps over which that average warms up; YOLOX's are 2000"
     )
     patience: int = Field(
         0, ge=0, description="stop after this many epochs without a better validation; 0 never"
@@ -77,4 +131,20 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})"
             )
+        if self.augment.plain_epochs > self.epochs:
+            raise ValueError(
+                f"augment.plain_epochs ({self.augment.plain_epochs}) must not exceed epochs "
+                f"({self.epochs})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scheduler_takes_its_options(self) -> TrainSettings:
+        known = SCHEDULER_OPTIONS[self.scheduler]
+        for name in self.scheduler_options:
+            if name not in known:
+                allowed = ", ".join(known) or "none"
+                raise ValueError(
+                    f"scheduler_options.{name}: scheduler {self.scheduler} takes {allowed}"
+                )
         return self

@@ -1,5 +1,6 @@
 """Detection data modules: COCO directories and CSV files; classes, boxes, errors."""
 
+import contextlib
 import json
 
 import pytest
@@ -9,8 +10,11 @@ from raw_data_helpers import CATEGORIES, coco_content, real_data, write_coco, wr
 
 from components.data.detection_data_module import DetectionDataModule
 from components.data.input_transforms import to_original
+from components.data.record_batches import InputFormat
 from components.data.transform_config import TransformConfig
 from components.errors import DataError
+from components.models.yolox_detector import YOLOXDetector
+from components.training.auto_trainer import AutoTrainer
 
 
 def small(*args, **settings):
@@ -274,6 +278,40 @@ class TestCsv:
         val = self.write(tmp_path, "1.png,1,2,3,4,b\n", "val.csv")
         with pytest.raises(DataError, match=r"val.csv: label = b: allowed: .*train.csv: a"):
             small(train_csv=train, val_csv=val).setup()
+
+
+class TestFormat:
+    def test_yolox_gets_what_its_preprocess_makes(self, tmp_path):
+        """BGR, 0 to 255, in training and measuring as in prediction."""
+        data = small(write_coco(tmp_path), seed=0)
+        model = YOLOXDetector("yolox-nano", 2, transform_config=TransformConfig(image_size=64))
+        seen, step = [], model.validation_step
+
+        def note(batch, batch_idx):
+            seen.append(batch["images"])
+            step(batch, batch_idx)
+
+        model.validation_step = note
+        trainer = AutoTrainer(accelerator="cpu", enable_checkpointing=False)
+        with torch.no_grad(), contextlib.redirect_stdout(None):
+            trainer.validate(model, datamodule=data, verbose=False)
+        with Image.open(tmp_path / "val2017" / "0.png") as image:
+            expected = model.preprocess(image)
+        # In float32 there and back through the normalisation of other models.
+        assert torch.allclose(seen[0][:1], expected, atol=1e-3) and expected.max() > 200
+        by_hand = next(iter(data.val_dataloader()))["images"]  # the trainer is known by now
+        assert torch.equal(by_hand, seen[0])
+
+    def test_there_and_back(self):
+        images = torch.rand(2, 3, 4, 4)
+        ours = InputFormat((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+        theirs = InputFormat((0.0, 0.1, 0.0), (1 / 255,) * 3, "bgr")
+        changed = ours.to(theirs, images)
+        pixels = images * torch.tensor(ours.std).view(3, 1, 1) + torch.tensor([0.4, 0.5, 0.6]).view(
+            3, 1, 1
+        )
+        assert torch.allclose(changed[:, 2], pixels[:, 0] * 255, atol=1e-3)
+        assert torch.allclose(theirs.to(ours, changed), images, atol=1e-5)
 
 
 class TestTransforms:

@@ -8,10 +8,20 @@ import torch
 from data_helpers import make_store
 from torchvision import tv_tensors
 
-from components.data.augment import mosaic_augment
+from components.data.augment import mosaic_augment, shift_hsv
 from components.data.loaders import PreparedDataModule, PreparedDataset, collate
 from components.data.mixup import mix_batch
-from components.data.mosaic import Mosaic, Scene, affine_matrix, join_four, visible, warp
+from components.data.mosaic import (
+    Mosaic,
+    Scene,
+    affine_matrix,
+    draw_placed,
+    join_four,
+    mirrored,
+    place,
+    visible,
+    warp,
+)
 from components.data.multi_scale import InputSizes, resize_batch
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
@@ -121,6 +131,32 @@ def test_every_box_lies_on_its_object(tmp_path, settings, threshold):
                 assert middle.mean() > threshold
                 seen += 1
     assert seen > 50
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_placed_box_still_frames_its_square(flip):
+    rng = np.random.default_rng(0)
+    seen = 0
+    for _ in range(150):
+        zoom = rng.uniform(0.4, 2)
+        corner = rng.uniform(0, 1, 2) * max(0, zoom - 1) * np.array([80, 120])
+        x, y = rng.integers(0, 60, 2)
+        scene = square_scene([x, y, x + 25, y + 20], (80, 100))
+        placed = place(mirrored(scene) if flip else scene, zoom, tuple(corner), (80, 120))
+        if len(placed.boxes):
+            np.testing.assert_allclose(bright_box(placed.pixels), placed.boxes[0], atol=1.5)
+            seen += 1
+    assert seen > 100
+
+
+def test_a_partner_fills_the_window_when_zoomed_up_and_lies_at_the_top_left_when_not():
+    scene = square_scene([0, 0, 96, 64], (64, 96))
+    for seed in range(30):
+        for low, high in ((1.05, 1.5), (0.5, 0.9)):
+            settings = AugmentSettings(mixup_scale=(low, high))
+            placed = draw_placed(scene, settings, (64, 96), np.random.default_rng(seed))
+            grey = (placed.pixels == 114).all(axis=2)
+            assert not grey.any() if low > 1 else not grey[:32, :48].any() and grey[58:, 87:].all()
 
 
 def test_hardly_any_object_loses_its_box(tmp_path):
@@ -286,21 +322,27 @@ class TestInputSizes:
         assert resized["rows"] == 1
 
 
-@pytest.mark.parametrize("shift", [(0.1, 0, 0), (0, -0.2, 0), (0, 0, 0.15), (-0.05, 0.1, -0.1)])
-def test_hue_saturation_and_value_move_as_colorsys_says(shift):
-    colours = [(200, 60, 40), (30, 90, 160), (80, 140, 70), (120, 100, 30)]
+SHIFTS = [(0.1, 0, 0), (0, -0.2, 0), (0, 0, 0.15), (-0.05, 0.1, -0.1)]
+
+
+@pytest.mark.parametrize("shifts", SHIFTS)
+def test_hue_saturation_and_value_move_as_colorsys_says(shifts):
+    colours = np.random.default_rng(0).uniform(0, 1, (200, 3))
+    colours[:3] = [[0, 0, 0], [1, 1, 1], [0.4, 0.4, 0.4]]
+    for ours, colour in zip(shift_hsv(colours, shifts), colours, strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*colour)
+        moved = (h + shifts[0]) % 1, min(1, max(0, s + shifts[1])), min(1, max(0, v + shifts[2]))
+        np.testing.assert_allclose(ours, colorsys.hsv_to_rgb(*moved), atol=1e-9)
+
+
+@pytest.mark.parametrize("shifts", SHIFTS)
+def test_a_picture_s_colours_move_as_each_would(shifts):
     augment = mosaic_augment(AugmentSettings(hsv=(0.5, 0.5, 0.5), flip=0, color=0)).transforms[0]
-    levels = np.arange(256)
-    hue, saturation, value = (round(255 * part) for part in shift)
-    table = [(levels + hue) % 256, (levels + saturation).clip(0, 255)]
-    table.append((levels + value).clip(0, 255))
-    image = tv_tensors.Image(torch.tensor(colours, dtype=torch.uint8).T[:, None])
-    ours = augment.transform(image, {"table": np.concatenate(table).tolist()})
-    for column, colour in enumerate(colours):
-        h, s, v = colorsys.rgb_to_hsv(*(part / 255 for part in colour))
-        moved = (h + shift[0]) % 1, min(1, max(0, s + shift[1])), min(1, max(0, v + shift[2]))
-        expected = 255 * np.array(colorsys.hsv_to_rgb(*moved))
-        np.testing.assert_allclose(ours[:, 0, column].numpy(), expected, atol=6)
+    pixels = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_seed(0))
+    ours = augment.transform(tv_tensors.Image(pixels.to(torch.uint8)), {"shifts": shifts})
+    exact = 255 * shift_hsv(pixels.reshape(3, -1).T.numpy() / 255, shifts).T.reshape(3, 40, 40)
+    difference = np.abs(ours.numpy() - exact)
+    assert difference.mean() < 2 and np.quantile(difference, 0.99) < 12
 
 
 @pytest.mark.parametrize(

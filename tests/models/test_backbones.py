@@ -152,7 +152,7 @@ def test_unknown_weights_are_answered_with_those_there_are():
 
 
 def test_without_a_hub_the_error_says_what_else_there_is(monkeypatch):
-    monkeypatch.setattr("components.models.timm_builder._hub_reachable", lambda: False)
+    monkeypatch.setattr("components.models.timm_builder.hub_reachable", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"could not be fetched .* path of a local file"):
         create_backbone(BackboneConfig("resnet18", pretrained=True))

@@ -106,8 +106,6 @@ def test_layer_decay_slows_the_layers_far_from_the_head(name, kind):
     if kind is ImageClassifier:
         network = kind(BackboneConfig(name, pretrained=False), 2).network
     else:
-        if name.startswith("vit"):
-            pytest.importorskip("components.models.feature_pyramid")
         config = FeatureBackboneConfig(name, pretrained=False)
         network = kind(config, 2, fpn_channels=16, head_num_convs=1).network
     found = rates(network, layer_decay=0.5)

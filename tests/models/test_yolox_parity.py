@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-pytest.importorskip("yolox", reason="the original, PyPI pixeltable-yolox, is not installed")
+pytest.importorskip(
+    "yolox",
+    reason="the original (PyPI pixeltable-yolox, whose OpenCV wants libgl1) is not there",
+    exc_type=ImportError,
+)
 
 from yolox_comparisons import (
     SimotaCount,

@@ -24,13 +24,13 @@ from yolox_original import (
 )
 
 from components.models.simota import simota
-from components.models.yolox_loss import YOLOX_LOSS_WEIGHTS, yolox_loss, yolox_scores_and_boxes
+from components.models.yolox_loss import YOLOX_LOSS_WEIGHTS, yolox_logits_and_boxes, yolox_loss
 from components.models.yolox_network import yolox_network
 from components.models.yolox_schedule import yolox_lr
 
 
 def difference(ours: Tensor, original: Tensor) -> float:
-    assert ours.shape == original.shape
+    assert ours.shape == original.shape and original.isfinite().all() and ours.isfinite().all()
     return float((ours - original).abs().max() / original.abs().max().clamp(min=1e-12))
 
 
@@ -75,7 +75,8 @@ def compare_outputs(model_name: str, image_size: tuple[int, int]) -> dict[str, f
         if "running" in name
     )
     predicted = original.eval()(images)
-    scores, boxes = yolox_scores_and_boxes(*ours.eval()(images), STRIDES)
+    classes, objectness, boxes = yolox_logits_and_boxes(*ours.eval()(images), STRIDES)
+    scores = classes.sigmoid() * objectness.sigmoid()[..., None]
     found["scores"] = difference(scores, predicted[..., 4:5] * predicted[..., 5:])
     found["boxes"] = difference(as_cxcywh(boxes), predicted[..., :4])
     return found

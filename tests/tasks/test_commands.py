@@ -204,7 +204,9 @@ def test_examples_are_whole_and_fine(example):
 
     params = load(example).model_dump(mode="json", by_alias=True)
     given = yaml.safe_load(example.read_text())
-    # The one field with a shorthand: a number for a square.
+    # The two fields with a shorthand: a number for a square, or for as many steps each way.
     size = given["preprocess"]["image_size"]
     given["preprocess"]["image_size"] = [size, size] if isinstance(size, int) else size
+    steps = given["train"]["augment"]["multi_scale"]
+    given["train"]["augment"]["multi_scale"] = [-steps, steps] if isinstance(steps, int) else steps
     assert given == params, "a key is missing, or is read as another value"
