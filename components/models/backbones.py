@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, cast
 
 import timm
@@ -46,7 +45,7 @@ __all__ = [
 
 # Modules of timm with models that have parameters which their outputs do not depend on. All of
 # timm's were searched by benchmarks/backbone_families.py; searching takes a second or two a model.
-_FAMILIES_WITH_UNUSED = {"efficientvim", "pit"}
+_FAMILIES_WITH_UNUSED = {"crossvit", "efficientvim", "hrnet", "pit"}
 
 
 def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str]:
@@ -109,7 +108,7 @@ def create_feature_backbone(
     """
     config = _config(FeatureBackboneConfig, cfg)
     arguments = _sized(config, image_size)
-    offered = _offered_features(config.model_name)
+    offered = _offered_features(config, arguments)
     levels = _wanted_levels(config, offered)
     indices = sorted({level.source for level in levels})
     body, any_size = build(
@@ -160,17 +159,19 @@ def _sized(
     return {**config.extra_kwargs, **extra}
 
 
-@lru_cache(maxsize=256)
-def _offered_features(model_name: str) -> tuple[int, ...]:
+def _offered_features(config: FeatureBackboneConfig, arguments: dict[str, Any]) -> tuple[int, ...]:
     """Strides of all features that timm offers of a model, in timm's order."""
-    require_known(model_name)
+    require_known(config.model_name)
     try:
-        # On the meta device: only the description is wanted, no weights.
+        # On the meta device: only the description is wanted, no weights. It names all features,
+        # whichever are asked for; every model has a first one.
+        wanted = {"features_only": True, "out_indices": (0,)}
         with torch.device("meta"):
-            probe = timm.create_model(model_name, pretrained=False, features_only=True)
+            probe, _ = build(config.model_name, False, arguments, wanted)
     except BUILD_ERRORS as error:
         raise ModelError(
-            f"backbone {model_name!r} offers no feature maps, which a detector needs: {error}"
+            f"backbone {config.model_name!r} offers no feature maps, which a detector needs: "
+            f"{error}"
         ) from None
     return tuple(info["reduction"] for info in cast(FeatureInfo, probe.feature_info).info)
 

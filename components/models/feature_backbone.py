@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
+from timm.layers.halo_attn import HaloAttn
+from timm.layers.non_local_attn import BilinearAttnTransform
 from torch import Tensor, nn
 
 from components.errors import ModelError
@@ -13,6 +16,17 @@ from components.models.feature_pyramid import LevelFromMap
 
 # Images are padded to a multiple of this, as torchvision's detectors do; it is the coarsest stride.
 _SIZE_DIVISOR = 32
+
+
+def size_divisor(body: nn.Module) -> int:
+    """What the sides of images have to be multiples of, so that no feature map is cut short."""
+    # These attend within blocks of cells, and want whole blocks, in maps of up to stride 32.
+    blocks = [
+        int(cast(int, module.block_size))
+        for module in body.modules()
+        if isinstance(module, BilinearAttnTransform | HaloAttn)
+    ]
+    return _SIZE_DIVISOR * max(blocks, default=1)
 
 
 class FeatureBackbone(nn.Module):
@@ -51,6 +65,7 @@ class FeatureBackbone(nn.Module):
         self.channels_last = channels_last
         self.name = name
         self.built_for = built_for
+        self.size_divisor = size_divisor(body)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] to maps [B, channels, ceil(H / stride), ceil(W / stride)].
@@ -60,7 +75,7 @@ class FeatureBackbone(nn.Module):
         """
         height, width = int(images.shape[-2]), int(images.shape[-1])
         if self.built_for is None:
-            divisor = max(_SIZE_DIVISOR, *self.strides)
+            divisor = max(self.size_divisor, *self.strides)
             images = F.pad(images, (0, -width % divisor, 0, -height % divisor))
         elif (height, width) != self.built_for:
             raise ModelError(

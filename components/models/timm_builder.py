@@ -37,7 +37,6 @@ BUILD_ERRORS = (
     AttributeError,
     IndexError,
     KeyError,
-    ValueError,
     ZeroDivisionError,
 )
 
@@ -236,6 +235,6 @@ def _problem_at(model_name: str, image_size: tuple[int, int]) -> str | None:
             arguments = {"img_size": image_size, "num_classes": 0, "pretrained": False}
             model, _ = _create(model_name, arguments, {})
             model.eval()(torch.empty(1, 3, *image_size))
-    except BUILD_ERRORS as error:
+    except (*BUILD_ERRORS, ValueError) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None

@@ -1,10 +1,12 @@
 """timm models as backbones: strides, channels, weights, messages."""
 
+import json
 import pickle
 
 import pytest
 import timm
 import torch
+from lightning import LightningModule
 from safetensors.torch import save_file
 
 from components.errors import ModelError
@@ -154,3 +156,101 @@ def test_without_a_hub_the_error_says_what_else_there_is(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"could not be fetched .* path of a local file"):
         create_backbone(BackboneConfig("resnet18", pretrained=True))
+
+
+class TestConfigsAreSavedWhole:
+    CONFIGS = (
+        BackboneConfig("test_vit", False, drop_rate=0.1, extra_kwargs={"img_size": (96, 64)}),
+        FeatureBackboneConfig(
+            "test_vit",
+            "weights.safetensors",
+            (1, -1),
+            drop_path_rate=0.2,
+            extra_kwargs={"img_size": [96, 64], "qk_norm": True},
+            grad_checkpointing=True,
+        ),
+        FeatureBackboneConfig(),
+    )
+
+    @pytest.mark.parametrize("config", CONFIGS)
+    def test_in_json(self, config):
+        assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+    @pytest.mark.parametrize("config", CONFIGS)
+    @pytest.mark.parametrize("plain", [True, False])
+    def test_among_the_hyper_parameters_of_a_checkpoint(self, config, plain, tmp_path):
+        class Module(LightningModule):
+            def __init__(self, backbone):
+                super().__init__()
+                self.save_hyperparameters()
+                self.layer = torch.nn.Linear(1, 1)
+
+        module = Module(config.to_dict() if plain else config)
+        checkpoint = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict()}
+        torch.save(checkpoint, tmp_path / "a.ckpt")
+        loaded = torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["backbone"]
+        assert (type(config).from_dict(loaded) if plain else loaded) == config
+
+    def test_and_build_the_same_model(self):
+        config = BackboneConfig("test_vit", False, extra_kwargs={"img_size": (96, 64)})
+        ours, theirs = create_backbone(config), create_backbone(config.to_dict())
+        assert {n: t.shape for n, t in ours.state_dict().items()} == {
+            n: t.shape for n, t in theirs.state_dict().items()
+        }
+
+    def test_an_unknown_field_is_answered_with_the_nearest(self):
+        with pytest.raises(ValueError, match=r"no field 'drop_rat'; did you mean drop_rate\?"):
+            BackboneConfig.from_dict({"drop_rat": 0.1})
+
+    def test_what_is_no_plain_data_cannot_be_saved(self):
+        config = BackboneConfig(extra_kwargs={"norm_layer": torch.nn.LayerNorm})
+        with pytest.raises(ValueError, match=r"extra_kwargs.norm_layer = .* cannot be saved"):
+            config.to_dict()
+
+    @pytest.mark.parametrize("values", [{"drop_rate": 1.0}, {"drop_path_rate": -0.1}])
+    def test_a_rate_is_a_share(self, values):
+        with pytest.raises(ValueError, match=r"a share, at least 0 and below 1"):
+            FeatureBackboneConfig(**values)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_mambaout", "test_coatnet"])
+@pytest.mark.parametrize("kind", [BackboneConfig, FeatureBackboneConfig])
+def test_local_weights_of_a_family_are_loaded_unchanged(name, kind, tmp_path):
+    source = timm.create_model(name, pretrained=False)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    create = create_backbone if kind is BackboneConfig else create_feature_backbone
+    model = create(kind(name, pretrained=str(tmp_path / "w.safetensors")))
+    body = model if kind is BackboneConfig else model.body
+    values = {value.double().sum().item() for value in source.state_dict().values()}
+    assert len(list(body.parameters())) > 10
+    for tensor in body.state_dict().values():
+        assert tensor.double().sum().item() in values
+
+
+def test_position_embeddings_of_another_image_size_are_resampled(tmp_path):
+    source = timm.create_model("test_vit", pretrained=False)  # 160 pixels: 10 by 10 patches
+    with torch.no_grad():  # a value that grows from left to right, whatever the resolution
+        source.pos_embed[0, 1:] = torch.linspace(0, 1, 10).repeat(10)[:, None]
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    config = FeatureBackboneConfig("test_vit", pretrained=str(tmp_path / "w.safetensors"))
+    backbone = create_feature_backbone(config, image_size=(96, 64))
+    embedding = backbone.body.model.pos_embed
+    assert embedding.shape[1] == 1 + 6 * 4
+    row = embedding[0, 1:5, 0]
+    assert torch.all(row.diff() > 0.1)
+    assert torch.equal(backbone.body.model.patch_embed.proj.weight, source.patch_embed.proj.weight)
+
+
+def test_an_out_index_that_is_not_there():
+    with pytest.raises(ValueError, match=r"out_indices = \(2, 9\): resnet18 has 5 features"):
+        create_feature_backbone(FeatureBackboneConfig("resnet18", False, out_indices=(2, 9)))
+
+
+def test_negative_out_indices_count_from_the_end():
+    given = FeatureBackboneConfig("test_convnext", False, out_indices=(-2, -1))
+    assert get_feature_strides(create_feature_backbone(given)) == [16, 32]
+
+
+def test_an_argument_that_the_family_does_not_take():
+    with pytest.raises(ValueError, match=r"extra_kwargs holds 'windows', which resnet18 does not"):
+        create_backbone(BackboneConfig("resnet18", False, extra_kwargs={"windows": 7}))
