@@ -39,8 +39,8 @@ fix: setup  ## mend what the linter can
 	@ruff check --fix .
 	@ruff format .
 
-bench: setup  ## measure, side by side with peers (see benchmarks/)
-	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+bench: setup  ## measure, side by side with peers (benchmarks/ has longer comparisons)
+	@for script in memory mosaic speed; do echo "== $$script"; python -m benchmarks.$$script || exit 1; done
 
 clean:  ## remove what runs wrote; raw data and the DVC cache stay
 	@rm -rf data/.*.part data/tables data/prepared models reports metrics plots dvc_plots .resume wandb .pytest_cache .mypy_cache .ruff_cache

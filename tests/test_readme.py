@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -54,6 +55,15 @@ def test_dvc_has_the_command(words):
         [sys.executable, "-m", "dvc", *command, "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_parameters_it_shows_are_allowed():
+    from components.training.settings import TrainSettings
+
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.S)]
+    assert blocks
+    for block in blocks:
+        TrainSettings.model_validate(block["train"])
 
 
 def test_files_it_names_exist():
