@@ -78,7 +78,7 @@ def test_parameters_it_names_exist():
     from tasks.params import Params, schema_lines
 
     known = "\n".join(schema_lines(Params))
-    for dotted in re.findall(r"`((?:base|train|evaluate|export|preprocess)\.\w+)", README):
+    for dotted in re.findall(r"`((?:base|train|evaluate|export|preprocess)(?:\.\w+)+)", README):
         assert f"  {dotted} (" in known, dotted
 
 
