@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from components.models.fcos_targets import BACKGROUND, assign_batch
-from components.models.losses import centerness, centerness_loss, focal_loss, giou_loss
+from components.models.losses import (
+    centerness,
+    centerness_loss,
+    focal_loss,
+    giou_loss,
+    over_devices,
+)
 
 # (logits [M, C], targets [M, C]) to a loss for each element, or to their sum.
 ClsLoss = Callable[[Tensor, Tensor], Tensor]
@@ -104,7 +110,7 @@ def fcos_loss(
     else:
         class_term = cls_loss_fn(cls_logits.flatten(0, 1), class_targets.flatten(0, 1)).sum()
 
-    num_positive, weight = _over_devices(
+    num_positive, weight = over_devices(
         torch.stack([positive.sum().float(), target_centerness.sum()])
     )
     return {
@@ -113,11 +119,3 @@ def fcos_loss(
         "centerness_loss": centerness_loss(center_logits[image, point], target_centerness)
         / num_positive.clamp(min=1),
     }
-
-
-def _over_devices(values: Tensor) -> Tensor:
-    """The mean over all processes of a distributed run, so that all divide by the same number."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-        values = values / torch.distributed.get_world_size()
-    return values

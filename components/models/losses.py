@@ -41,3 +41,11 @@ def centerness(ltrb: Tensor) -> Tensor:
 def centerness_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of the binary cross-entropy between logits [N] and soft targets [N]."""
     return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
+
+
+def over_devices(values: Tensor) -> Tensor:
+    """The mean over all processes of a distributed run, so that all divide by the same number."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        values = values / torch.distributed.get_world_size()
+    return values

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.models.fcos_loss import flatten_levels
 from components.models.fcos_targets import BACKGROUND, level_points
+from components.models.losses import over_devices
 from components.models.simota import simota_batch
 
 # What each term of `yolox_loss` is multiplied by before they are added up (official code).
@@ -138,7 +139,7 @@ def yolox_loss(
         1, torch.cat(labels)[chosen, None], ious[positive, None].to(classes.dtype)
     )
 
-    num_positive = _over_devices(positive.sum().to(boxes.dtype)).clamp(min=1)
+    num_positive = over_devices(positive.sum().to(boxes.dtype)).clamp(min=1)
     losses = {
         "reg_loss": reg_loss_fn(boxes[image, point], targets),
         "obj_loss": bce_loss(objectness, positive.to(objectness.dtype)),
@@ -171,11 +172,3 @@ def _points(
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _over_devices(value: Tensor) -> Tensor:
-    """The mean over all processes of a distributed run, so that all divide by the same number."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return value

@@ -175,6 +175,11 @@ class YoloxNetwork(VisionNetwork):
             self.backbone.channels, int(256 * size.width), num_classes, depthwise=size.depthwise
         )
 
+    @property
+    def features(self) -> nn.Module:
+        """The body alone: a frozen backbone leaves the neck to learn."""
+        return self.backbone.backbone
+
     def forward(self, images: Tensor) -> RawLevels:
         """Raw outputs.
 
