@@ -14,6 +14,7 @@ from lightning import LightningModule, seed_everything
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from components.models.feature_backbone import FeatureBackbone
 from components.models.metrics import LoggingConfig, MetricConfig, MetricManager
 from components.models.module_options import ModuleOptions, plain
 from components.models.optimizers import create_optimizer
@@ -35,8 +36,8 @@ class VisionNetwork(nn.Module):
 
     @property
     def features(self) -> nn.Module:
-        """What is frozen, or learns at a rate of its own."""
-        return self.backbone
+        """What is frozen, or learns at a rate of its own: the timm model, not what is built on it."""
+        return self.backbone.body if isinstance(self.backbone, FeatureBackbone) else self.backbone
 
 
 class VisionModule(LightningModule):

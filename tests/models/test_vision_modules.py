@@ -206,6 +206,12 @@ class TestFreezing:
         after = model.network.backbone.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
 
+    def test_the_pyramid_over_a_frozen_transformer_learns(self):
+        config = FeatureBackboneConfig("vit_tiny_patch16_224", pretrained=False)
+        model = ObjectDetector(config, 2, fpn_channels=16, head_num_convs=1, freeze_backbone=True)
+        learns = {n for n, p in model.network.backbone.named_parameters() if p.requires_grad}
+        assert learns and not any(name.startswith("body.") for name in learns)
+
     def test_two_phases_are_one_setting(self, tmp_path):
         class Watch(ImageClassifier):
             seen: list[bool] = []  # noqa: RUF012 - of one test
