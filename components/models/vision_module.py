@@ -36,7 +36,7 @@ class VisionNetwork(nn.Module):
 
     @property
     def features(self) -> nn.Module:
-        """What is frozen, or learns at a rate of its own: the timm model, not what is built on it."""
+        """What is frozen or learns at a rate of its own: the timm model, not what stands on it."""
         return self.backbone.body if isinstance(self.backbone, FeatureBackbone) else self.backbone
 
 
