@@ -22,7 +22,7 @@ def size_divisor(body: nn.Module) -> int:
     """What the sides of images have to be multiples of, so that no feature map is cut short."""
     # These attend within blocks of cells, and want whole blocks, in maps of up to stride 32.
     blocks = [
-        int(cast(int, module.block_size))
+        cast(int, module.block_size)
         for module in body.modules()
         if isinstance(module, BilinearAttnTransform | HaloAttn)
     ]
