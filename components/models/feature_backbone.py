@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch.nn.functional as F
 from timm.layers.halo_attn import HaloAttn
@@ -22,7 +21,7 @@ def size_divisor(body: nn.Module) -> int:
     """What the sides of images have to be multiples of, so that no feature map is cut short."""
     # These attend within blocks of cells, and want whole blocks, in maps of up to stride 32.
     blocks = [
-        cast(int, module.block_size)
+        module.block_size
         for module in body.modules()
         if isinstance(module, BilinearAttnTransform | HaloAttn)
     ]
