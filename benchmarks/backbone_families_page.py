@@ -81,7 +81,7 @@ def _all_names(rows: list[Row]) -> list[str]:
     searched = [row for row in rows if row.get("unused") is not None]
     lines.append(
         f"Parameters that the maps do not depend on, which would stop training on several devices, "
-        f"were searched in {len(searched)} of them, four of each of timm's modules: "
+        f"were searched in {len(searched)} of them, four or more of each of timm's modules: "
         + (f"found in {', '.join(row['name'] for row in unused)}." if unused else "there are none.")
     )
     lines += ["", "| timm's module | names | correct | strides offered | any image size |"]

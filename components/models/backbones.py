@@ -162,18 +162,22 @@ def _sized(
 def _offered_features(config: FeatureBackboneConfig, arguments: dict[str, Any]) -> tuple[int, ...]:
     """Strides of all features that timm offers of a model, in timm's order."""
     require_known(config.model_name)
-    try:
-        # On the meta device: only the description is wanted, no weights. It names all features,
-        # whichever are asked for; every model has a first one.
-        wanted = {"features_only": True, "out_indices": (0,)}
-        with torch.device("meta"):
-            probe, _ = build(config.model_name, False, arguments, wanted)
-    except BUILD_ERRORS as error:
-        raise ModelError(
-            f"backbone {config.model_name!r} offers no feature maps, which a detector needs: "
-            f"{error}"
-        ) from None
-    return tuple(info["reduction"] for info in cast(FeatureInfo, probe.feature_info).info)
+    # The description names all features, whichever are asked for. timm's usual choice fails for a
+    # ViT made shallower than three blocks; the first feature is none for TResNet.
+    problem = ""
+    for choice in ({}, {"out_indices": (0,)}):
+        try:
+            # On the meta device: no weights are wanted.
+            with torch.device("meta"):
+                wanted = {"features_only": True, **choice}
+                probe, _ = build(config.model_name, False, arguments, wanted)
+        except BUILD_ERRORS as error:
+            problem = problem or str(error)
+            continue
+        return tuple(info["reduction"] for info in cast(FeatureInfo, probe.feature_info).info)
+    raise ModelError(
+        f"backbone {config.model_name!r} offers no feature maps, which a detector needs: {problem}"
+    )
 
 
 def _wanted_levels(config: FeatureBackboneConfig, offered: tuple[int, ...]) -> list[Level]:

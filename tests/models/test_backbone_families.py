@@ -223,6 +223,12 @@ def test_a_size_that_timm_cannot_build_is_refused():
         image_size_arguments("test_maxvit", (70, 64))
 
 
+def test_a_model_whose_first_feature_is_none():
+    with torch.device("meta"):
+        backbone = create_feature_backbone(FeatureBackboneConfig("tresnet_m", pretrained=False))
+    assert backbone.strides == [8, 16, 32]
+
+
 def test_image_size_as_an_argument():
     backbone = create_feature_backbone(
         FeatureBackboneConfig("levit_128s", pretrained=False), image_size=(96, 64)
