@@ -157,7 +157,12 @@ def postprocess(args: argparse.Namespace) -> Iterator[tuple[str, Contenders]]:
     anchor_levels = [list(image.split(counts)) for image in anchors]
     sizes = [(SIZE, SIZE)] * BATCH
     sides = torch.exp(torch.randn(BATCH, len(points), 4) / 2 + 0.7)
-    for name, logits, centers in (("few strong", *sparse(points)), ("most above", *dense(points))):
+    cases = (
+        ("15 objects, quiet background", *sparse(points, -10)),
+        ("15 objects, over 1,000 points near the threshold", *sparse(points, -8)),
+        ("a class above it nearly everywhere", *dense(points)),
+    )
+    for name, logits, centers in cases:
         heads = {"cls_logits": logits, "bbox_regression": sides, "bbox_ctrness": centers[..., None]}
         split = {key: list(value.split(counts, 1)) for key, value in heads.items()}
         case: Contenders = {
@@ -190,14 +195,19 @@ def postprocess(args: argparse.Namespace) -> Iterator[tuple[str, Contenders]]:
         yield name, case
 
 
-def sparse(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits as of a trained network: 15 objects, each seen by the points around it."""
-    logits = torch.randn(BATCH, len(points), NUM_CLASSES) - 10
+def sparse(points: Tensor, background: float) -> tuple[Tensor, Tensor]:
+    """Logits as of a trained network: 15 objects, each seen by the points around it.
+
+    Args:
+        points: [P, 2].
+        background: mean logit of the class where there is nothing.
+    """
+    logits = torch.randn(BATCH, len(points), NUM_CLASSES) + background
     centers = torch.randn(BATCH, len(points)) - 1
     for image in range(BATCH):
         for _ in range(15):
             near = (points - torch.rand(2) * SIZE).abs().amax(1).topk(12, largest=False).indices
-            logits[image, near, torch.randint(0, NUM_CLASSES, ())] += 7 + 5 * torch.rand(12)
+            logits[image, near, torch.randint(0, NUM_CLASSES, ())] = 5 * torch.rand(12) - 3
             centers[image, near] += 2
     return logits, centers
 
