@@ -6,7 +6,6 @@ Shapes: B images, C classes, h x w cells of a level.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,7 +16,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from components.models.backbones import FeatureBackbone
 from components.models.csp_darknet import ConvUnit, CspDarknet, CspStage, spatial_conv
-from components.models.fcos_network import ExtraLevels
+from components.models.fcos_network import ExtraLevels, pyramid_levels
 from components.models.vision_module import VisionNetwork
 
 RawLevels = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -226,9 +225,7 @@ class TimmYoloxNetwork(VisionNetwork):
 
     def forward(self, images: Tensor) -> RawLevels:
         """Raw outputs of each level; see `YoloxNetwork.forward`."""
-        maps = self.backbone(images)
-        pyramid = self.fpn(OrderedDict((str(i), level) for i, level in enumerate(maps)))
-        return self.head(list(pyramid.values()))
+        return self.head(pyramid_levels(self.fpn, self.backbone(images)))
 
 
 def yolox_network(model_name: str, num_classes: int) -> YoloxNetwork:
