@@ -225,8 +225,8 @@ def step(args: argparse.Namespace) -> Iterator[tuple[str, Contenders]]:
     labels = [torch.randint(0, NUM_CLASSES, (20,)) for _ in boxes]
     for backbone in ("resnet18", "resnet50"):
         features = create_feature_backbone(FeatureBackboneConfig(backbone, pretrained=False))
-        # As the data module hands images over and `fit` keeps weights.
-        ours = FcosNetwork(features, NUM_CLASSES).train().to(memory_format=torch.channels_last)
+        ours = FcosNetwork(features, NUM_CLASSES).train()
+        # As the data module hands images over.
         pixels = images.contiguous(memory_format=torch.channels_last)
         theirs = their_fcos(backbone, size).train()
         anchors, counts = their_anchors(theirs, num_images, size)

@@ -113,7 +113,7 @@ def test_detectors_learn(kind):
     for number, (truth, names) in enumerate(zip(batch["boxes"], batch["labels"], strict=True)):
         sure = scores[number] > 0.4
         assert labels[number][sure].tolist() == names.tolist()
-        torch.testing.assert_close(boxes[number][sure], truth, atol=3, rtol=0)
+        torch.testing.assert_close(boxes[number][sure], truth, atol=5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def run(tmp_path, task, *, stages, **settings):
     params = Params.model_validate(
         {
             "base": {"task": task, "data": "data/raw"},
-            "train": {**defaults, "num_threads": 1, **settings},
+            "train": {**defaults, "num_threads": 1, "num_workers": 0, **settings},
             "evaluate": {"bootstrap": 0, "num_mistakes": 1, "score_threshold": 0.0},
             "export": {"parity_images": 3, "latency_runs": 1},
         }
