@@ -15,6 +15,8 @@ _PUBLIC = {
     "OnnxPredictor": "components.export.predictor",
     "PreparedDataModule": "components.data.loaders",
     "PreparedStore": "components.data.store",
+    "YOLOX_SIZES": "components.models.yolox_network",
+    "YoloxNetwork": "components.models.yolox_network",
     "count_parameters": "components.models.backbones",
     "create_backbone": "components.models.backbones",
     "create_feature_backbone": "components.models.backbones",
@@ -22,6 +24,10 @@ _PUBLIC = {
     "get_feature_info": "components.models.backbones",
     "get_feature_strides": "components.models.backbones",
     "list_backbones": "components.models.backbones",
+    "load_official_weights": "components.models.yolox_weights",
+    "simota": "components.models.simota",
+    "yolox_loss": "components.models.yolox_loss",
+    "yolox_network": "components.models.yolox_network",
 }
 
 __all__ = list(_PUBLIC)
