@@ -109,8 +109,8 @@ def _conditions(results: list[Result]) -> str:
         f"- {facts['optimizer']}, peak rate {facts['lr']:g}, weight decay "
         f"{facts['weight_decay']:g} on weights of two or more dimensions, batches of "
         f"{facts['batch_size']}, gradients clipped at norm {facts['gradient_clip']:g}; warm-up "
-        f"over {facts['warmup']:.0%} of the steps (power {facts['warmup_power']}), then half a cosine "
-        f"to {facts['floor']:g} of the peak.",
+        f"over {facts['warmup']:.0%} of the steps (power {facts['warmup_power']}), then half a "
+        f"cosine to {facts['floor']:g} of the peak.",
     ]
     for data in _DATA:
         own = [r for r in results if r["data"] == data]
