@@ -31,7 +31,7 @@ BATCH_SIZE = 8
 GRADIENT_CLIP = 10.0
 LAST_PART = 0.1  # share of the training with YOLOX's L1 loss
 SEEDS = 5
-AUTOTIMM_SEEDS = 3
+AUTOTIMM_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Data:
         image_size: height, width, pixels.
         flip: probability of each of a left-right and an up-down flip.
         scale: range of the zoom.
+        merged: all classes count as one.
     """
 
     image_size: tuple[int, int]
     flip: float
     scale: tuple[float, float] = (0.8, 1.25)
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Recipe:
     """How all peers of one family are trained.
 
     Attributes:
-        optimizer: `adamw`, or `sgd` (Nesterov, momentum 0.9).
+        optimizer: `adamw`, or `sgd` (Nesterov, momentum 0.9), YOLOX's own, which learns next to
+            nothing in so few steps.
         lr: peak, for a batch of `BATCH_SIZE`.
         weight_decay: of weights with two or more dimensions.
         warmup: share of the steps, from 0; its curve is `step ** warmup_power`.
@@ -80,12 +83,13 @@ class Recipe:
 
 
 DATA = {
-    "digits": Data((96, 96), flip=0.0),  # a mirrored digit is none
+    # A mirrored digit is none. Telling ten digits apart takes far longer than finding them.
+    "digits": Data((96, 96), flip=0.0, merged=True),
     "bccd": Data((128, 160), flip=0.5),
 }
 RECIPES = {
-    "fcos": Recipe("adamw", 1e-3, 1e-4, 0.1, 1, 0.0, {"digits": 6, "bccd": 6}),
-    "yolox": Recipe("sgd", 0.01, 5e-4, 0.1, 2, 0.05, {"digits": 12, "bccd": 12}),
+    "fcos": Recipe("adamw", 1e-3, 1e-4, 0.1, 1, 0.0, {"digits": 4, "bccd": 6}),
+    "yolox": Recipe("adamw", 3e-3, 5e-4, 0.1, 2, 0.05, {"digits": 8, "bccd": 10}),
 }
 
 
@@ -182,7 +186,11 @@ def train_and_measure(job: Job, work: Path, bccd: Path) -> dict[str, Any]:
     loader = module.train_dataloader()
 
     seed_everything(job.seed, verbose=False)
-    peer = PEERS[job.family][job.peer](len(store.info.classes), data.image_size).train()
+    num_classes = 1 if data.merged else len(store.info.classes)
+    peer = PEERS[job.family][job.peer](num_classes, data.image_size).train()
+    if job.family == "yolox":
+        # A quarter faster on a CPU, for ours as for the others; FCOS gains nothing.
+        peer = peer.to(memory_format=torch.channels_last)
     optimizer = _optimizer(peer, recipe)
     epochs = recipe.epochs[job.data]
     num_steps = epochs * len(loader)
@@ -195,7 +203,7 @@ def train_and_measure(job: Job, work: Path, bccd: Path) -> dict[str, Any]:
                 peer.last_epochs()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * recipe.factor(step, num_steps)
-            loss = peer.loss(batch["images"], batch["boxes"], batch["labels"])
+            loss = peer.loss(batch["images"], batch["boxes"], _labels(batch, data))
             value, step = loss.item(), step + 1
             seen += len(batch["images"])
             finite = math.isfinite(value)
@@ -208,7 +216,9 @@ def train_and_measure(job: Job, work: Path, bccd: Path) -> dict[str, Any]:
         if not finite:
             break
     seconds = time.process_time() - started
-    figures = _measure(peer.eval(), module.val_dataloader()) if finite else {"ap": 0.0, "ap50": 0.0}
+    figures = (
+        _measure(peer.eval(), module.val_dataloader(), data) if finite else {"ap": 0.0, "ap50": 0.0}
+    )
     return {
         **asdict(job),
         **figures,
@@ -216,7 +226,7 @@ def train_and_measure(job: Job, work: Path, bccd: Path) -> dict[str, Any]:
         "images_seen": seen,
         "num_train": len(store.rows("train")),
         "num_val": len(store.rows("val")),
-        "classes": len(store.info.classes),
+        "classes": num_classes,
         "parameters": sum(p.numel() for p in peer.parameters()),
         "cpu_seconds": round(seconds, 1),
         "torch": torch.__version__,
@@ -239,7 +249,12 @@ def _optimizer(peer: Any, recipe: Recipe) -> Any:
     )
 
 
-def _measure(peer: Any, loader: Any) -> dict[str, float]:
+def _labels(batch: dict[str, Any], data: Data) -> list[Any]:
+    """Class ids of each image."""
+    return [labels * 0 if data.merged else labels for labels in batch["labels"]]
+
+
+def _measure(peer: Any, loader: Any, data: Data) -> dict[str, float]:
     """COCO's AP and AP50."""
     import torch
     from torchmetrics.detection import MeanAveragePrecision
@@ -250,7 +265,7 @@ def _measure(peer: Any, loader: Any) -> dict[str, float]:
         for batch in loader:
             truth = [
                 {"boxes": boxes, "labels": labels}
-                for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
+                for boxes, labels in zip(batch["boxes"], _labels(batch, data), strict=True)
             ]
             metric.update(peer.predict(batch["images"]), truth)
     values = metric.compute()
@@ -274,7 +289,7 @@ def run_all(args: argparse.Namespace) -> None:
     todo = [
         job
         for job in jobs(args.autotimm is not None)
-        if (job.data, job.family, job.peer, job.seed) not in done
+        if (job.data, job.family, job.peer, job.seed) not in done and job.data in args.data
     ]
     for name in DATA:
         prepared(name, args.work, args.bccd)
@@ -292,6 +307,7 @@ def run_all(args: argparse.Namespace) -> None:
             command,
             capture_output=True,
             text=True,
+            start_new_session=True,  # so that the kernel shares the cores out run by run
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
@@ -318,6 +334,7 @@ def main() -> None:
     work = Path(tempfile.gettempdir()) / "timmflow-learns"
     run = commands.add_parser("run", help="all runs that are still wanting")
     run.add_argument("--autotimm", help="python of the environment that holds autotimm")
+    run.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="only these")
     run.add_argument("--jobs", type=int, default=1, help="runs at once, a thread each")
     run.add_argument("--minutes", type=float, default=1e9, help="start none after so many")
     report = commands.add_parser("report", help="write the page")
