@@ -255,21 +255,30 @@ def _labels(batch: dict[str, Any], data: Data) -> list[Any]:
 
 
 def _measure(peer: Any, loader: Any, data: Data) -> dict[str, float]:
-    """COCO's AP and AP50."""
+    """COCO's AP and AP50, and the share of the detections without any area."""
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
     metric = MeanAveragePrecision(backend="faster_coco_eval")
     metric.warn_on_many_detections = False
+    count = without_area = 0
     with torch.no_grad():
         for batch in loader:
             truth = [
                 {"boxes": boxes, "labels": labels}
                 for boxes, labels in zip(batch["boxes"], _labels(batch, data), strict=True)
             ]
-            metric.update(peer.predict(batch["images"]), truth)
+            found = peer.predict(batch["images"])
+            metric.update(found, truth)
+            for boxes in (each["boxes"] for each in found):
+                count += len(boxes)
+                without_area += int((boxes[:, 2:] <= boxes[:, :2]).any(1).sum())
     values = metric.compute()
-    return {"ap": max(0.0, values["map"].item()), "ap50": max(0.0, values["map_50"].item())}
+    return {
+        "ap": max(0.0, values["map"].item()),
+        "ap50": max(0.0, values["map_50"].item()),
+        "without_area": without_area / max(1, count),
+    }
 
 
 def read_state(state: Path) -> list[dict[str, Any]]:

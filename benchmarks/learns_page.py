@@ -12,7 +12,10 @@ _FAMILIES = {
     "fcos": (
         "FCOS",
         "Backbone {backbone}, pyramid of {fpn_channels} channels, {head_convs} convolutions a "
-        "tower; all three start from the same backbone weights.",
+        "tower; all three start from the same backbone weights. The box branch of torchvision and "
+        "of autotimm ends in a ReLU: sides that begin at zero have no gradient, and where both of "
+        "an opposite pair do, a run may never give a box with an area. Ours ends in an "
+        "exponential.",
     ),
     "yolox": (
         "YOLOX-nano",
@@ -26,6 +29,8 @@ _PEERS = {
     "autotimm": "autotimm",
 }
 _DATA = {"digits": "digit scenes", "bccd": "BCCD (blood cells)"}
+
+_STUCK = 0.5  # share of detections without area from which a run is named
 
 _HEAD = """# Does it learn as well as the originals?
 
@@ -136,12 +141,15 @@ def _conditions(results: list[Result]) -> str:
         f"- Detections: score above {facts['score_threshold']:g}, suppression at IoU "
         f"{facts['nms_threshold']:g}, at most 100 an image."
     )
-    stopped = [r for r in results if r["loss"] is None]
-    for result in stopped:
-        lines.append(
-            f"- {_PEERS[result['peer']]}, {_DATA[result['data']]}, seed {result['seed']}: the "
-            f"loss was not finite after {result['images_seen']} images; counted as AP 0."
-        )
+    for result in results:
+        run = f"- {_PEERS[result['peer']]}, {_DATA[result['data']]}, seed {result['seed']}: "
+        if result["loss"] is None:
+            lines.append(
+                f"{run}the loss was not finite after {result['images_seen']} images; "
+                "counted as AP 0."
+            )
+        elif result.get("without_area", 0.0) > _STUCK:
+            lines.append(f"{run}{result['without_area']:.0%} of its detections have no area.")
     return "\n".join(lines) + "\n"
 
 
