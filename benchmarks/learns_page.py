@@ -166,8 +166,9 @@ def _groups(results: list[Result]) -> list[tuple[str, str, list[Result]]]:
 
 def _spread(group: list[Result], key: str) -> str:
     values = [r[key] for r in group]
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def interval(values: list[float], confidence: float = 0.95) -> tuple[float, float, float]:
