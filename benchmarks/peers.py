@@ -159,16 +159,19 @@ class OurYolox(Peer):
     def predict(self, images: Tensor) -> Detections:
         """See `Peer`."""
         from components.models.detector import as_dicts
-        from components.models.postprocess import select_detections
-        from components.models.yolox_loss import yolox_scores_and_boxes
+        from components.models.postprocess import select_from_logits
+        from components.models.yolox_loss import yolox_logits_and_boxes
 
         outputs = self.network(_bgr(images))
-        scores, boxes = yolox_scores_and_boxes(*outputs, self.network.strides)
-        return as_dicts(
-            *select_detections(
-                scores, boxes, self.image_size, SCORE_THRESHOLD, NMS_THRESHOLD, MAX_DETECTIONS
-            )
+        found = select_from_logits(
+            *yolox_logits_and_boxes(*outputs, self.network.strides),
+            self.image_size,
+            "product",
+            SCORE_THRESHOLD,
+            NMS_THRESHOLD,
+            MAX_DETECTIONS,
         )
+        return as_dicts(*found)
 
     def last_epochs(self) -> None:
         """The recipe adds the L1 loss at the end."""
