@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -229,6 +229,9 @@ class PreparedDataModule(LightningDataModule):
         num_epochs: of the training, that `augment.plain_epochs` end; None: no epoch is plain.
         balanced: classification: training draws each class equally often, with replacement.
 
+    Attributes:
+        first_epoch: that training begins with, where it resumes.
+
     Raises:
         DataError: an input size of `augment.multi_scale` is below 32 pixels.
         ValueError: `balanced` with detection.
@@ -259,6 +262,7 @@ class PreparedDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.num_epochs = num_epochs
         self.balanced = balanced
+        self.first_epoch = 0
         self._sizes: InputSizes | None = None
         if augment is not None and any(augment.multi_scale) and store.info.task == "detection":
             size, every = store.info.image_size, augment.multi_scale_every
@@ -288,11 +292,19 @@ class PreparedDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Shuffled, augmented."""
-        return self.loader("train", train=True)
+        loader = self.loader("train", train=True)
+        # Workers fetch ahead as soon as the loader is iterated, which Lightning does before it
+        # tells the sampler in which epoch a resumed training goes on.
+        cast(EpochSampler, loader.sampler).set_epoch(self.first_epoch)
+        return loader
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """As they stand."""
         return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """As they stand."""
+        return self.loader("test")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise, and bring to size, on the device: a quarter of the bytes cross the bus."""

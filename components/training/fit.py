@@ -100,14 +100,15 @@ def fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    checkpoint = _readable(resume_dir / "last.ckpt")
+    checkpoint = resume_dir / "last.ckpt"
+    data.first_epoch = _epochs_done(checkpoint)
     started = time.perf_counter()
     with warnings.catch_warnings():
         _ignore_known_warnings()
         trainer.fit(
             module,
             datamodule=data,
-            ckpt_path=checkpoint,
+            ckpt_path=checkpoint if checkpoint.exists() else None,
             weights_only=True,
         )
     if trainer.interrupted:
@@ -126,17 +127,20 @@ def fit(
     )
 
 
-def _readable(checkpoint: Path) -> Path | None:
-    """The checkpoint if it is there and whole; half of one is removed, and training starts over."""
+def _epochs_done(checkpoint: Path) -> int:
+    """Epochs that a checkpoint has behind it; 0 without one.
+
+    Half of one is removed, and training starts over.
+    """
     if not checkpoint.exists():
-        return None
+        return 0
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return int(state["epoch"]) + 1
     except Exception as error:  # noqa: BLE001 - whatever torch raises, it cannot be resumed from
         print(f"{checkpoint}: unreadable, training starts over ({error})", file=sys.stderr)  # noqa: T201
         checkpoint.unlink()
-        return None
-    return checkpoint
+        return 0
 
 
 def _ignore_known_warnings() -> None:

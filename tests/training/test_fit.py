@@ -5,7 +5,6 @@ import torch
 from data_helpers import make_store
 
 from components.data.loaders import PreparedDataModule
-from components.data.settings import AugmentSettings
 from components.errors import TrainingError
 from components.models.backbones import BackboneConfig, FeatureBackboneConfig
 from components.models.classifier import ImageClassifier
@@ -26,11 +25,33 @@ def build(task):
 
 
 def run(store, resume_dir, *, on_epoch=None, **settings):
-    defaults = {"epochs": 3, "warmup_epochs": 0, "batch_size": 4, "ema_decay": 0.9}
+    defaults = {
+        "epochs": 3,
+        "warmup_epochs": 0,
+        "batch_size": 4,
+        "ema_decay": 0.9,
+        "num_workers": 0,
+    }
+    defaults["augment"] = {"scale": (0.6, 1.0)}
     settings = TrainSettings(**{**defaults, **settings})
-    augment = AugmentSettings(scale=(0.6, 1.0))
-    data = PreparedDataModule(store, settings.batch_size, (0.5,) * 3, (0.5,) * 3, augment, seed=7)
+    augment = settings.augment
+    data = PreparedDataModule(
+        store,
+        settings.batch_size,
+        (0.5,) * 3,
+        (0.5,) * 3,
+        augment,
+        seed=7,
+        num_workers=settings.num_workers,
+        num_epochs=settings.epochs,
+    )
     return fit(build(store.info.task), data, settings, 7, resume_dir, on_epoch)
+
+
+MOSAIC = {
+    **{"scale": (0.6, 1.0), "hsv": (0.02, 0.1, 0.1), "mosaic": 0.5, "mixup": 0.5, "degrees": 5},
+    **{"multi_scale": 1, "multi_scale_every": 1, "plain_epochs": 1},
+}
 
 
 def same(ours, theirs) -> bool:
@@ -49,18 +70,24 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, task):
 
 @pytest.mark.parametrize("task", ["classification", "detection"])
 @pytest.mark.parametrize("stop_after", [1, 2])
-def test_interrupted_after_an_epoch_it_ends_with_the_same_weights(tmp_path, task, stop_after):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_interrupted_after_an_epoch_it_ends_with_the_same_weights(
+    tmp_path, task, stop_after, num_workers
+):
     store = make_store(tmp_path / "store", task)
-    whole = run(store, tmp_path / "whole")
+    settings = {"num_workers": num_workers}
+    if task == "detection":
+        settings["augment"] = MOSAIC
+    whole = run(store, tmp_path / "whole", **settings)
 
     def interrupt(row):
         if row["epoch"] == stop_after + 1:
             raise SystemExit  # in the middle of what would be the next epoch's end
 
     with pytest.raises(SystemExit):
-        run(store, tmp_path / "cut", on_epoch=interrupt)
+        run(store, tmp_path / "cut", on_epoch=interrupt, **settings)
     assert (tmp_path / "cut" / "last.ckpt").exists()
-    resumed = run(store, tmp_path / "cut")
+    resumed = run(store, tmp_path / "cut", **settings)
     assert [row["epoch"] for row in resumed.rows] == [1, 2, 3]
     assert same(whole.state, resumed.state)
     assert (resumed.best, resumed.best_epoch) == (whole.best, whole.best_epoch)
