@@ -102,7 +102,7 @@ class ImageClassifier(VisionModule):
         self.multi_label = multi_label
         self.threshold = threshold
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float)
+        weights = None if class_weights is None else torch.as_tensor(class_weights).float()
         self.loss = as_classification_loss(loss_fn, multi_label, label_smoothing, weights)
         self.network = ClassifierNetwork(create_backbone(backbone), num_classes, head_dropout)
         if multi_label:
@@ -128,8 +128,10 @@ class ImageClassifier(VisionModule):
 
     def extra_metrics(self) -> list[MetricConfig]:
         """The confusion matrix."""
-        if not self.logging.log_confusion_matrix or self.multi_label:
+        if not self.logging.log_confusion_matrix:
             return []
+        if self.multi_label:
+            raise ValueError("log_confusion_matrix = True: classes of multi_label are not confused")
         kind = "MulticlassConfusionMatrix"
         return [MetricConfig("confusion_matrix", "torchmetrics", kind, {}, ["val", "test"])]
 
@@ -175,7 +177,7 @@ class ImageClassifier(VisionModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities of a batch, for `Trainer.predict`."""
-        return self.predict(batch if isinstance(batch, Tensor) else self.as_batch(batch)["images"])
+        return self.predict(self.images_of(batch))
 
     def drawn_predictions(self, batch: Batch, count: int) -> list[Tensor]:
         """Images with the class predicted, its probability, and the class it is."""

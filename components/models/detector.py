@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import ImageOps
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -61,6 +62,15 @@ class DetectorModule(VisionModule):
         kind = "MeanAveragePrecision"
         return [MetricConfig("map", "torchmetrics", kind, {}, ["val", "test"])]
 
+    def extra_metrics(self) -> list[MetricConfig]:
+        """None."""
+        if self.logging.log_confusion_matrix:
+            raise ValueError(
+                "log_confusion_matrix = True: only a classifier has one while it is trained; the "
+                "evaluate stage draws a detector's"
+            )
+        return []
+
     def forward(self, images: Tensor) -> Any:
         """Raw outputs, a tensor per level; see the network's `forward`."""
         return self.network(images)
@@ -72,7 +82,8 @@ class DetectorModule(VisionModule):
     def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
         """Update mean average precision; gives the losses."""
         outputs = self(batch["images"])
-        predictions = as_dicts(*self.detections(outputs, _size(batch["images"])))
+        with torch.no_grad():  # or a training metric would keep every step's graph
+            predictions = as_dicts(*self.detections(outputs, _size(batch["images"])))
         truth = [
             {"boxes": boxes, "labels": labels}
             for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
@@ -118,13 +129,19 @@ class DetectorModule(VisionModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
         """Detections of a batch, for `Trainer.predict`."""
-        return self.predict(batch if isinstance(batch, Tensor) else batch["images"])
+        return self.predict(self.images_of(batch))
+
+    def _rgb(self, image: Tensor) -> Tensor:
+        return image.flip(0) if self.channels == "bgr" else image
 
     def drawn_predictions(self, batch: Batch, count: int) -> list[Tensor]:
         """Images with what was found."""
         images = batch["images"][:count]
         return [
-            with_boxes(unnormalized(image), *(found[key] for key in ("boxes", "labels", "scores")))
+            with_boxes(
+                unnormalized(self._rgb(image)),
+                *(found[key] for key in ("boxes", "labels", "scores")),
+            )
             for image, found in zip(images, self.predict(images), strict=True)
         ]
 

@@ -38,7 +38,7 @@ class MetricConfig:
             `MeanAveragePrecision`), or for `custom` the dotted path of a `torchmetrics.Metric`.
         params: of its constructor; `num_classes` and `num_labels` need not be given.
         stages: any of `train`, `val`, `test`.
-        log_on_step: log the value of each batch.
+        log_on_step: log, at each step, the value over the epoch so far.
         log_on_epoch: log the value over the whole epoch.
         prog_bar: show it in the progress bar.
 

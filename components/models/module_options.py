@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
@@ -107,6 +108,10 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, nn.Module):
         return None
+    if hasattr(value, "tolist"):  # a tensor, a numpy array or number
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
     if hasattr(value, "to_dict"):
         return plain(value.to_dict())
     if is_dataclass(value) and not isinstance(value, type):

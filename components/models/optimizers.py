@@ -73,6 +73,16 @@ def create_optimizer(
     Raises:
         ValueError: no such optimizer, or it does not take `kwargs`.
     """
+    given: dict[str, Any] = {}
+    if isinstance(optimizer, dict):
+        if "class" not in optimizer:
+            raise ValueError(f"optimizer = {optimizer}: needs a key 'class', a dotted path")
+        given = {**kwargs, **optimizer.get("params", {})}
+        # What is given with the class goes first; each group takes its share of it.
+        lr, weight_decay = given.pop("lr", lr), given.pop("weight_decay", weight_decay)
+    for name in ("lr", "weight_decay"):
+        if name in kwargs and not isinstance(optimizer, dict):
+            raise ValueError(f"optimizer_kwargs has {name!r}, which is an argument of the module")
     scales = _backbone_scales(backbone, backbone_lr_scale, layer_decay)
     exempt = _undecayed(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -87,10 +97,7 @@ def create_optimizer(
     ]
     if isinstance(optimizer, dict):
         kind = import_class(optimizer["class"], Optimizer)
-        arguments = {**kwargs, **optimizer.get("params", {})}
-        # Each group has its own rate and decay, so that those given here are the module's.
-        arguments.pop("lr", None), arguments.pop("weight_decay", None)
-        return kind(parameters, lr=lr, **arguments)
+        return kind(parameters, lr=lr, **given)
     known = list_optimizers()
     if optimizer not in known["torch"] + known["timm"]:
         near = difflib.get_close_matches(optimizer, known["torch"] + known["timm"], n=3)

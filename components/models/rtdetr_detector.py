@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -96,7 +97,8 @@ class RTDetrDetector(DetectorModule):
     def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
         """Update mean average precision; gives the losses."""
         outputs, losses = self._outputs_and_losses(batch)
-        predictions = as_dicts(*self.detections(outputs, _size(batch["images"])))
+        with torch.no_grad():  # or a training metric would keep every step's graph
+            predictions = as_dicts(*self.detections(outputs, _size(batch["images"])))
         truth = [
             {"boxes": boxes, "labels": labels}
             for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)

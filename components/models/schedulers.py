@@ -28,7 +28,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "exponential": {"gamma": 0.95},
     "cosine_with_restarts": {"T_0": 10, "T_mult": 1, "eta_min": None},
     "onecycle": {"max_lr": None, "pct_start": 0.3, "div_factor": 25.0, "final_div_factor": 1e4},
-    "plateau": {"monitor": "val/loss", "mode": "min", "factor": 0.1, "patience": 10},
+    "plateau": {"monitor": "val/loss", "mode": None, "factor": 0.1, "patience": 10},
     "yolox": {"no_aug_epochs": 15, "min_lr_ratio": 0.05},
     "none": {},
 }
@@ -42,6 +42,8 @@ _ALIASES = {
     "onecyclelr": "onecycle",
     "reducelronplateau": "plateau",
 }
+# Below these a schedule would divide by zero, or never end.
+_LEAST = {"T_0": 1e-6, "T_mult": 1, "step_size": 1, "gamma": 0, "patience": 0, "no_aug_epochs": 0}
 _SELF_WARMED = ("onecycle", "plateau")
 
 
@@ -139,16 +141,23 @@ def create_scheduler(
         options: arguments of the named schedule, with torch's names; lengths in epochs:
             `cosine` T_max eta_min, `step` step_size gamma, `multistep` milestones gamma,
             `exponential` gamma, `cosine_with_restarts` T_0 T_mult eta_min, `onecycle` max_lr
-            pct_start div_factor final_div_factor, `plateau` monitor mode factor patience, `yolox`
-            no_aug_epochs min_lr_ratio.
+            pct_start div_factor final_div_factor, `plateau` monitor mode factor patience (mode
+            None: a loss is to fall, all else to rise), `yolox` no_aug_epochs min_lr_ratio.
 
     Raises:
         ValueError: no such schedule, or it takes no such argument.
     """
     if isinstance(scheduler, dict):
+        if "class" not in scheduler:
+            raise ValueError(f"scheduler = {scheduler}: needs a key 'class', a dotted path")
+        if warmup_epochs:
+            raise ValueError("scheduler_kwargs.warmup_epochs: only a schedule by name has one")
         kind = import_class(scheduler["class"], LRScheduler)
         made = kind(optimizer, **{**options, **scheduler.get("params", {})})
-        return {"scheduler": made, "interval": scheduler.get("interval", "epoch")}
+        how: dict[str, Any] = {
+            key: scheduler[key] for key in ("monitor", "frequency", "strict") if key in scheduler
+        }
+        return {"scheduler": made, "interval": scheduler.get("interval", "epoch"), **how}
     name = _ALIASES.get((scheduler or "none").lower(), scheduler or "none")
     if name not in _ARGUMENTS:
         near = difflib.get_close_matches(name, _ARGUMENTS, n=1)
@@ -163,6 +172,10 @@ def create_scheduler(
             f"scheduler_kwargs of {name!r}: no argument {unknown[0]!r}; allowed: {allowed}"
         )
     options = {**_ARGUMENTS[name], **options}
+    for key, value in {**options, "warmup_epochs": warmup_epochs}.items():
+        least = _LEAST.get(key, 0 if key == "warmup_epochs" else None)
+        if least is not None and not value >= least:
+            raise ValueError(f"scheduler_kwargs.{key} = {value!r}: must be at least {least:g}")
     if name == "onecycle":
         share = (options.pop("max_lr") or lr) / lr
         peaks = [group["lr"] * share for group in optimizer.param_groups]
@@ -171,7 +184,9 @@ def create_scheduler(
         return {"scheduler": cycle, "interval": "step"}
     if name == "plateau":
         monitor = options.pop("monitor")
+        options["mode"] = options["mode"] or ("min" if monitor.endswith("loss") else "max")
         plateau = ReduceLROnPlateau(optimizer, **options)
-        return {"scheduler": plateau, "interval": "epoch", "monitor": monitor}
+        # Not strict: an epoch without validation has nothing to compare.
+        return {"scheduler": plateau, "interval": "epoch", "monitor": monitor, "strict": False}
     factor = step_factor(name, lr, num_steps, num_epochs, warmup_epochs, **options)
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}

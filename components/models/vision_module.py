@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -89,7 +90,11 @@ class VisionModule(LightningModule):
         self.test_metrics = self.metric_manager.get_test_metrics()
         own = [c for c in self.metric_manager if "val" in c.stages]
         # Mean average precision names its numbers itself, whatever it is called: `map`, `map_50`, …
-        named = {"map" if c.metric_class == "MeanAveragePrecision" else c.name: None for c in own}
+        named = {
+            "map" if c.metric_class == "MeanAveragePrecision" else c.name: None
+            for c in own
+            if getattr(self.val_metrics[c.name], "higher_is_better", True) is not False
+        }
         if named and self.main_metric not in named:
             self.main_metric = next(iter(named))
         self.transform_config = self._transform_config()
@@ -176,11 +181,24 @@ class VisionModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile, where that pays."""
+        if self.options.freeze_epochs and self.trainer.world_size > 1:
+            ddp = getattr(self.trainer.strategy, "_ddp_kwargs", {})
+            if not ddp.get("find_unused_parameters"):
+                raise ValueError(
+                    f"freeze_epochs = {self.options.freeze_epochs}: with several devices the "
+                    "trainer needs strategy='ddp_find_unused_parameters_true'"
+                )
         if self.options.compile_model and self.device.type == "cuda":
             # In place: a wrapper would put `_orig_mod.` before the name of every weight.
             self.network.compile(**(self.options.compile_kwargs or {}))
 
     # Stages -----------------------------------------------------------------------------------
+
+    def images_of(self, batch: Any) -> Tensor:
+        """The images of whatever a loader for prediction gives."""
+        if isinstance(batch, list | tuple):
+            return batch[0]
+        return batch["images"] if isinstance(batch, dict) else batch
 
     def as_batch(self, batch: Any) -> Batch:
         """A batch as a dict; `(images, labels)` is one too."""
@@ -212,8 +230,9 @@ class VisionModule(LightningModule):
     def _measure(self, stage: str, batch: Batch, batch_idx: int) -> None:
         self._log_losses(stage, self.measured_step(batch, self._metrics(stage)), batch)
         self._log_metrics(stage, on_step=True)
-        if stage == "val" and self.logging.log_predictions and not self.trainer.sanity_checking:
-            self._collect_pictures(batch, batch_idx)
+        wanted = self.logging.log_predictions and self.logging.verbosity
+        if stage == "val" and wanted and not self.trainer.sanity_checking:
+            self._collect_pictures(batch)
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics over the training batches, as they were when seen."""
@@ -259,10 +278,11 @@ class VisionModule(LightningModule):
                 continue
             value = metric.compute()
             if isinstance(value, Tensor) and value.ndim == 2:
-                if not on_step and self.trainer.is_global_zero:
-                    picture = matrix_picture(value)
-                    log_pictures(self.loggers, f"{stage}/{name}", [picture], self.global_step)
-                metric.reset()
+                if not on_step:
+                    if self.trainer.is_global_zero and self.logging.verbosity:
+                        picture = matrix_picture(value)
+                        log_pictures(self.loggers, f"{stage}/{name}", [picture], self.global_step)
+                    metric.reset()
                 continue
             for key, scalar in _scalars(name, value):
                 self.log(
@@ -304,12 +324,29 @@ class VisionModule(LightningModule):
         """No pictures yet."""
         self._pictures: list[Tensor] = []
 
-    def _collect_pictures(self, batch: Batch, batch_idx: int) -> None:
+    def _collect_pictures(self, batch: Batch) -> None:
         missing = self.logging.predictions_per_epoch - len(self._pictures)
         if missing > 0:
             self._pictures += self.drawn_predictions(batch, missing)
 
     # Optimizer --------------------------------------------------------------------------------
+
+    def _training_length(self) -> tuple[int, float]:
+        """Steps and epochs of the whole training, however the trainer was told."""
+        self.trainer.fit_loop.setup_data()  # until then the trainer does not know its loader
+        num_steps = self.trainer.estimated_stepping_batches
+        batches = self.trainer.num_training_batches
+        if 0 < num_steps < float("inf") and batches < float("inf"):
+            steps_per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+            return int(num_steps), num_steps / steps_per_epoch
+        if self.options.scheduler in (None, "none") and not self.options.scheduler_kwargs:
+            return 1, 1.0
+        raise ValueError(
+            f"scheduler = {self.options.scheduler!r} needs to know how long the training is, but "
+            f"the trainer has max_epochs = {self.trainer.max_epochs}, max_steps = "
+            f"{self.trainer.max_steps} and a loader of {batches} batches: give it an end and a "
+            "loader with a length, or scheduler=None"
+        )
 
     @property
     def backbone_name(self) -> str:
@@ -337,8 +374,10 @@ class VisionModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         options = self.options
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        num_epochs = max(1, self.trainer.max_epochs or 1)
+        if options.freeze_epochs and not options.frozen:
+            self._set_frozen(False)  # an earlier fit may have ended before the thaw
+        num_steps, num_epochs = self._training_length()
+        self.num_epochs = num_epochs
         lr = self.peak_lr()
         optimizer = create_optimizer(
             self.network,
@@ -464,11 +503,10 @@ def own_arguments(scope: dict[str, Any]) -> dict[str, Any]:
 def _scalars(name: str, value: Any) -> list[tuple[str, Tensor]]:
     """A metric's value as named scalars: one, one a class, or those that it names itself."""
     if isinstance(value, Mapping):
-        return [
-            (str(key), item)
-            for key, item in value.items()
-            if isinstance(item, Tensor) and item.ndim == 0 and key != "classes"
-        ]
+        named = {str(key): item for key, item in value.items() if key != "classes"}
+        return [scalar for key, item in named.items() for scalar in _scalars(key, item)]
+    if not isinstance(value, Tensor) or value.ndim > 1:
+        raise ValueError(f"metric {name!r} gives no numbers that could be logged: {type(value)}")
     if value.ndim == 0:
         return [(name, value)]
     return [(f"{name}_{number}", item) for number, item in enumerate(value)]

@@ -128,6 +128,6 @@ class YOLOXDetector(DetectorModule):
     def on_train_epoch_start(self) -> None:
         """In the last epochs the L1 term joins in."""
         super().on_train_epoch_start()
-        epochs = self.trainer.max_epochs or 1
+        epochs = self.num_epochs
         last = round(self.no_aug_epochs * self._share(epochs))
         self.method = replace(self.method, use_l1=self.current_epoch >= epochs - last)

@@ -66,6 +66,18 @@ def test_an_argument_it_does_not_take_is_named():
         create_optimizer(small(), "adamw", 1e-2, 0, nesterov=True)
 
 
+def test_rate_and_decay_given_with_a_class_go_first():
+    given = {"class": "torch.optim.AdamW", "params": {"lr": 5e-4, "weight_decay": 0.3}}
+    groups = create_optimizer(small(), given, 1e-2, 1e-4).param_groups
+    assert {group["lr"] for group in groups} == {5e-4}
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+
+
+def test_a_dict_without_a_class_is_refused():
+    with pytest.raises(ValueError, match=r"needs a key 'class'"):
+        create_optimizer(small(), {"params": {}}, 1e-2, 0)
+
+
 def test_norms_and_biases_are_not_decayed():
     network = small()
     optimizer = create_optimizer(network, "sgd", 1e-2, 0.5)

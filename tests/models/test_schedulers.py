@@ -113,6 +113,10 @@ def test_a_class_by_its_path_is_stepped_each_epoch():
     ("scheduler", "options", "message"),
     [
         ("cosin", {}, r"unknown scheduler 'cosin'; did you mean cosine\? allowed: cosine, step"),
+        ("cosine_with_restarts", {"T_0": 0}, r"scheduler_kwargs.T_0 = 0: must be at least"),
+        ("step", {"step_size": 0}, r"scheduler_kwargs.step_size = 0: must be at least 1"),
+        ("cosine", {"warmup_epochs": -1}, r"scheduler_kwargs.warmup_epochs = -1: must be"),
+        ({"params": {}}, {}, r"needs a key 'class'"),
         ("step", {"gama": 1}, r"of 'step': no argument 'gama'; allowed: step_size, gamma, warmup"),
         ("onecycle", {"gamma": 1}, r"allowed: max_lr, pct_start, div_factor, final_div_factor$"),
         ({"class": "torch.optim.Adam"}, {}, r"'torch.optim.Adam' is not a .*LRScheduler"),

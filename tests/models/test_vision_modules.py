@@ -195,6 +195,57 @@ class TestLogging:
             assert {"train/top2", "val/top2", "val/each_0", "val/each_2"} <= set(found)
             assert "val/accuracy" not in found
 
+    def test_metrics_that_are_a_table_or_no_number(self, tmp_path):
+        table = MetricConfig(
+            "table", "torchmetrics", "MulticlassConfusionMatrix", {}, ["val"], log_on_step=True
+        )
+        fitted(classifier(metrics=[table]), tmp_path, pairs())
+        folder = next((tmp_path / "lightning_logs").glob("version_*")) / "val" / "table"
+        assert len(list(folder.rglob("*.png"))) == 1
+        curve = MetricConfig("roc", "torchmetrics", "MulticlassROC", {}, ["val"])
+        with pytest.raises(ValueError, match=r"metric 'roc' gives no numbers"):
+            fitted(classifier(metrics=[curve]), tmp_path, pairs())
+
+    def test_what_is_better_when_lower_does_not_choose_the_best_epoch(self):
+        def config(kind):
+            return MetricConfig(kind.lower(), "torchmetrics", kind, {}, ["val"])
+
+        names = ["MulticlassCalibrationError", "MulticlassRecall"]
+        assert classifier(metrics=[config(n) for n in names]).main_metric == "multiclassrecall"
+
+    def test_a_detector_has_no_confusion_matrix(self):
+        with pytest.raises(ValueError, match=r"log_confusion_matrix = True: only a classifier"):
+            detector(logging_config=LoggingConfig(True, False, log_confusion_matrix=True))
+
+
+class TestLength:
+    def trainer(self, tmp_path, **length) -> Trainer:
+        return Trainer(
+            **length,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+
+    def test_epochs_are_counted_where_only_steps_are_given(self, tmp_path):
+        model = classifier(scheduler="multistep", scheduler_kwargs={"milestones": [2]}, lr=1e-2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = self.trainer(tmp_path, max_steps=8)  # three batches an epoch
+            trainer.fit(model, DataLoader(pairs(), batch_size=4))
+        assert model.num_epochs == pytest.approx(8 / 3)
+        assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3)
+
+    def test_a_training_without_an_end_needs_no_schedule(self, tmp_path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = self.trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01")
+            with pytest.raises(ValueError, match=r"scheduler = 'cosine' needs to know how long"):
+                trainer.fit(classifier(), DataLoader(pairs(), batch_size=4))
+
 
 class TestFreezing:
     @pytest.mark.parametrize("options", [{"freeze_backbone": True}, {"backbone_lr_scale": 0.0}])
@@ -252,6 +303,12 @@ class TestCheckpoints:
         assert back.options.scheduler_kwargs == {"milestones": [1, 2]}
         images = torch.randn(2, 3, 64, 64)
         assert torch.equal(back.predict(images), model.predict(images))
+
+    def test_arrays_are_stored_as_plain_data(self, tmp_path):
+        model = classifier(class_weights=torch.tensor([1.0, 2.0, 1.0]))
+        path = self.saved(model, tmp_path, pairs())
+        back = ImageClassifier.load_from_checkpoint(path)
+        assert back.hparams["class_weights"] == [1.0, 2.0, 1.0]
 
     def test_nothing_is_fetched_for_weights_that_the_checkpoint_holds(self, tmp_path):
         torch.save(classifier().network.backbone.state_dict(), tmp_path / "w.pth")
