@@ -180,7 +180,7 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
         orientation = _orientation(image)
         num_frames = int(getattr(image, "n_frames", 1))
         image.load()
-        rgb = _to_rgb(image, name)
+        rgb = to_rgb(image, name)
         if orientation > 1:
             rgb = rgb.transpose(_TRANSPOSE[orientation])
         pixels = np.array(rgb)  # a copy: writable, and free of the Pillow image
@@ -253,7 +253,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _TRANSPOSE else 1
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Any mode as RGB; see the module's text."""
     mode = image.mode
     if mode.startswith("I"):

@@ -19,7 +19,7 @@ def detection_augment(settings: AugmentSettings, image_size: tuple[int, int]) ->
     steps: list[v2.Transform] = []
     if tuple(settings.scale) != (1.0, 1.0):
         # Zoom, then cut the input's window out of it wherever it falls (or pad a smaller one).
-        steps.append(_Zoom(settings.scale))
+        steps.append(RandomZoom(*settings.scale))
     steps.append(v2.RandomCrop(image_size, pad_if_needed=True, fill=FILL))
     return v2.Compose(steps + _common(settings) + _kept_boxes())
 
@@ -55,20 +55,21 @@ def _common(settings: AugmentSettings) -> list[v2.Transform]:
     return steps
 
 
-class _Zoom(v2.Transform):
-    """Resize by a factor drawn evenly from a range."""
+class RandomZoom(v2.Transform):
+    """Resize image and boxes by one factor, drawn evenly from a range."""
 
-    def __init__(self, scale: tuple[float, float]):
+    def __init__(self, low: float, high: float):
         super().__init__()
-        self.scale = scale
+        self.low, self.high = low, high
 
-    def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The new size."""
         height, width = v2.functional.get_size(flat_inputs[0])
-        low, high = self.scale
-        factor = low + (high - low) * torch.rand(()).item()
+        factor = self.low + (self.high - self.low) * torch.rand(()).item()
         return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
 
-    def transform(self, inpt: object, params: dict[str, object]) -> object:
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The image, or its boxes."""
         return v2.functional.resize(inpt, size=params["size"], antialias=True)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from components.contract.pixels import _to_rgb
+from components.contract.pixels import to_rgb
 from components.data.geometry import Resize, fit, resized_shape, scale_image, trimmed
 
 RESAMPLING = {
@@ -46,7 +46,7 @@ class ToRgb(v2.Transform):
                     "allowed: uint8 [H, W], [H, W, 1] or [H, W, 3]"
                 )
             inpt = Image.fromarray(inpt[..., 0] if inpt.shape[2:] == (1,) else inpt)
-        return _to_rgb(ImageOps.exif_transpose(inpt), "the image")
+        return to_rgb(ImageOps.exif_transpose(inpt), "the image")
 
 
 class FitInput(v2.Transform):
@@ -100,24 +100,6 @@ class FitInput(v2.Transform):
             image = Image.fromarray(params["pixels"]).resize(shape[::-1], resampling)
             pixels = np.asarray(image)
         return Image.fromarray(fit(pixels, self.size, self.resize) if self.pad else pixels)
-
-
-class RandomZoom(v2.Transform):
-    """Resize image and boxes by one factor, drawn evenly from a range."""
-
-    def __init__(self, low: float, high: float):
-        super().__init__()
-        self.low, self.high = low, high
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The new size."""
-        height, width = v2.functional.get_size(flat_inputs[0])
-        factor = self.low + (self.high - self.low) * torch.rand(()).item()
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The image, or its boxes."""
-        return v2.functional.resize(inpt, size=params["size"], antialias=True)
 
 
 class KeepVisible(nn.Module):

@@ -75,22 +75,27 @@ class DetectorModule(VisionModule):
         """Raw outputs, a tensor per level; see the network's `forward`."""
         return self.network(images)
 
+    def outputs_and_losses(self, batch: Batch) -> tuple[Any, dict[str, Tensor]]:
+        """Raw outputs of a batch; the terms of its loss, and `loss`, their weighted sum."""
+        outputs = self(batch["images"])
+        return outputs, self.method.losses(outputs, batch["boxes"], batch["labels"])
+
     def model_step(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss of a batch, and `loss`, their weighted sum."""
-        return self.method.losses(self(batch["images"]), batch["boxes"], batch["labels"])
+        return self.outputs_and_losses(batch)[1]
 
     def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
         """Update mean average precision; gives the losses."""
-        outputs = self(batch["images"])
+        outputs, losses = self.outputs_and_losses(batch)
         with torch.no_grad():  # or a training metric would keep every step's graph
-            predictions = as_dicts(*self.detections(outputs, _size(batch["images"])))
+            predictions = as_dicts(*self.detections(outputs, image_size_of(batch["images"])))
         truth = [
             {"boxes": boxes, "labels": labels}
             for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
         ]
         for metric in metrics.values():
             metric.update(predictions, truth)
-        return self.method.losses(outputs, batch["boxes"], batch["labels"])
+        return losses
 
     def detections(
         self, outputs: Any, image_size: tuple[int, int]
@@ -115,7 +120,7 @@ class DetectorModule(VisionModule):
             `scores` [N] falling; `labels` [N].
         """
         if isinstance(images, Tensor):
-            return as_dicts(*self.detections(self.evaluating(images), _size(images)))
+            return as_dicts(*self.detections(self.evaluating(images), image_size_of(images)))
         several = images if isinstance(images, list) else [images]
         # Upright first, so that boxes are in pixels of what a viewer shows.
         pictures = [ImageOps.exif_transpose(picture) for picture in several]
@@ -256,7 +261,8 @@ def _ranges(
     return tuple((float(low), float(high)) for low, high in given)
 
 
-def _size(images: Tensor) -> tuple[int, int]:
+def image_size_of(images: Tensor) -> tuple[int, int]:
+    """(height, width) of images [B, 3, H, W]."""
     return int(images.shape[-2]), int(images.shape[-1])
 
 

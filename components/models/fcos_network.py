@@ -52,6 +52,14 @@ def _tower(channels: int, num_convs: int, conv_bias: bool) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def create_pyramid(in_channels: list[int], channels: int, num_levels: int) -> FeaturePyramidNetwork:
+    """A feature pyramid over a backbone's maps; levels it lacks are added at the coarse end."""
+    extra = num_levels - len(in_channels)
+    return FeaturePyramidNetwork(
+        in_channels, channels, extra_blocks=ExtraLevels(channels, extra) if extra > 0 else None
+    )
+
+
 def pyramid_levels(fpn: FeaturePyramidNetwork, maps: list[Tensor]) -> list[Tensor]:
     """The pyramid over a backbone's maps, finest level first."""
     if maps[0].device.type == "cpu":
@@ -144,12 +152,7 @@ class FcosNetwork(VisionNetwork):
     ):
         super().__init__()
         self.backbone = backbone
-        extra = num_levels - len(backbone.channels)
-        self.fpn = FeaturePyramidNetwork(
-            backbone.channels,
-            fpn_channels,
-            extra_blocks=ExtraLevels(fpn_channels, extra) if extra > 0 else None,
-        )
+        self.fpn = create_pyramid(backbone.channels, fpn_channels, num_levels)
         self.head = FcosHead(
             fpn_channels,
             num_classes,

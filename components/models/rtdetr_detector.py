@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from components.models.detector import DetectorModule, as_dicts
+from components.models.detector import DetectorModule, image_size_of
 from components.models.rtdetr_config import MEAN, STD, rtdetr_config
 from components.models.rtdetr_loss import normalized_targets, rtdetr_loss, select_queries
 from components.models.rtdetr_network import RTDetrNetwork, RTDetrOutputs
@@ -84,28 +81,13 @@ class RTDetrDetector(DetectorModule):
             load_rtdetr_weights(self.network, model_name, pretrained)
         self.finish_init(arguments, num_classes)
 
-    def _outputs_and_losses(self, batch: Batch) -> tuple[RTDetrOutputs, dict[str, Tensor]]:
+    def outputs_and_losses(self, batch: Batch) -> tuple[RTDetrOutputs, dict[str, Tensor]]:
         """In training the network is shown the targets: denoising queries are made from them."""
-        targets = normalized_targets(batch["boxes"], batch["labels"], _size(batch["images"]))
+        targets = normalized_targets(
+            batch["boxes"], batch["labels"], image_size_of(batch["images"])
+        )
         outputs = self.network(batch["images"], targets)
         return outputs, rtdetr_loss(outputs, targets, self.network.config)
-
-    def model_step(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the loss of a batch, and `loss`, their sum."""
-        return self._outputs_and_losses(batch)[1]
-
-    def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
-        """Update mean average precision; gives the losses."""
-        outputs, losses = self._outputs_and_losses(batch)
-        with torch.no_grad():  # or a training metric would keep every step's graph
-            predictions = as_dicts(*self.detections(outputs, _size(batch["images"])))
-        truth = [
-            {"boxes": boxes, "labels": labels}
-            for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
-        ]
-        for metric in metrics.values():
-            metric.update(predictions, truth)
-        return losses
 
     def detections(
         self, outputs: RTDetrOutputs, image_size: tuple[int, int]
@@ -118,7 +100,3 @@ class RTDetrDetector(DetectorModule):
             self.score_thresh,
             self.max_detections_per_image,
         )
-
-
-def _size(images: Tensor) -> tuple[int, int]:
-    return int(images.shape[-2]), int(images.shape[-1])

@@ -221,13 +221,13 @@ class VisionModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss and metrics on a validation batch."""
-        self._measure("val", self.as_batch(batch), batch_idx)
+        self._measure("val", self.as_batch(batch))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Loss and metrics on a test batch."""
-        self._measure("test", self.as_batch(batch), batch_idx)
+        self._measure("test", self.as_batch(batch))
 
-    def _measure(self, stage: str, batch: Batch, batch_idx: int) -> None:
+    def _measure(self, stage: str, batch: Batch) -> None:
         self._log_losses(stage, self.measured_step(batch, self._metrics(stage)), batch)
         self._log_metrics(stage, on_step=True)
         wanted = self.logging.log_predictions and self.logging.verbosity

@@ -12,11 +12,10 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
 
 from components.models.backbones import FeatureBackbone
 from components.models.csp_darknet import ConvUnit, CspDarknet, CspStage, spatial_conv
-from components.models.fcos_network import ExtraLevels, pyramid_levels
+from components.models.fcos_network import create_pyramid, pyramid_levels
 from components.models.vision_module import VisionNetwork
 
 RawLevels = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -213,12 +212,7 @@ class TimmYoloxNetwork(VisionNetwork):
     ):
         super().__init__()
         self.backbone = backbone
-        extra = num_levels - len(backbone.channels)
-        self.fpn = FeaturePyramidNetwork(
-            backbone.channels,
-            fpn_channels,
-            extra_blocks=ExtraLevels(fpn_channels, extra) if extra > 0 else None,
-        )
+        self.fpn = create_pyramid(backbone.channels, fpn_channels, num_levels)
         self.head = YoloxHead(
             (fpn_channels,) * num_levels, fpn_channels, num_classes, head_num_convs
         )
