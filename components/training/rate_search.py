@@ -12,12 +12,14 @@ import copy
 import logging
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.tuner import Tuner
+
+from components.models.vision_module import VisionModule
 
 _log = logging.getLogger(__name__)
 
@@ -163,14 +165,17 @@ def _copied(model: LightningModule) -> LightningModule:
 
 
 def _rate(model: LightningModule) -> float:
-    """The model's own learning rate."""
-    rate = getattr(model, "lr", None)
+    """The model's own learning rate: `lr`, or that of a `VisionModule`'s options."""
+    rate = getattr(model, "lr", getattr(getattr(model, "options", None), "lr", None))
     if not isinstance(rate, float | int):
         raise ValueError("tuner_config: auto_lr needs a model with a learning rate named lr")
     return rate
 
 
 def _set_rate(model: LightningModule, rate: float) -> None:
-    setattr(model, "lr", rate)  # noqa: B010 - `lr` is not part of LightningModule
+    if isinstance(model, VisionModule):
+        model.options = replace(model.options, lr=rate)
+    else:
+        setattr(model, "lr", rate)  # noqa: B010 - `lr` is not part of LightningModule
     if "lr" in model.hparams:
         model.hparams["lr"] = rate
