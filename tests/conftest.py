@@ -1,6 +1,7 @@
 """What all tests share: an environment without anybody's settings."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,17 @@ for name in list(os.environ):
         del os.environ[name]
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["DVC_NO_ANALYTICS"] = "1"
+
+FLOW_TESTS = Path(__file__).parent / "flows"
+
+
+def pytest_collection_modifyitems(items):
+    """Flows come last: once Prefect has run in a process, what it forks exits with code 1.
+
+    Its services leave an at-exit call behind that fails in a child they do not run in, and a
+    data loader's worker that ends so fails the training.
+    """
+    items.sort(key=lambda item: FLOW_TESTS in item.path.parents)
 
 
 @pytest.fixture
