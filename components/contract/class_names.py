@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from components.contract.findings import Finding, error, warning
+from components.contract.findings import Finding, finding
 
 
 def name_fault(name: Any) -> str | None:
@@ -34,17 +34,17 @@ def settle(
     Returns:
         The class list and what is wrong with it. A class that was not asked for is not in it.
     """
-    findings = []
+    findings: list[Finding] = []
     names = list(found) if wanted is None else list(wanted)
     if not names:
-        findings.append(error("no-classes", where, "there are no classes", "", "at least one"))
+        findings.append(finding("no-classes", where, "there are no classes", "", "at least one"))
     for name in sorted(name for name, number in Counter(names).items() if number > 1):
-        findings.append(error("duplicate-class", where, "this class is named twice", name))
+        findings.append(finding("duplicate-class", where, "this class is named twice", name))
     if wanted is not None:
         set_found = set(found)
         for name in sorted(set_found - set(wanted)):
             findings.append(
-                error(
+                finding(
                     "class-unknown",
                     where,
                     "the data has a class that base.classes lacks",
@@ -54,14 +54,16 @@ def settle(
             )
         for name in (name for name in wanted if name not in set_found):
             findings.append(
-                error("class-missing", where, "base.classes has a class that the data lacks", name)
+                finding(
+                    "class-missing", where, "base.classes has a class that the data lacks", name
+                )
             )
     folded: dict[str, str] = {}
     for name in dict.fromkeys(names):
         key = unicodedata.normalize("NFC", name).casefold()
         if key in folded:
             findings.append(
-                warning(
+                finding(
                     "class-names-alike",
                     where,
                     "two classes differ only by case or Unicode form",

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.contract.class_names import name_fault, settle
-from components.contract.findings import Finding, error
+from components.contract.findings import Finding, finding
 from components.contract.paths import PathEscape, check_relative, resolve_inside
 from components.contract.reading import SPLIT_NAMES, Box, RawImage, RawObject, Reading
 from components.errors import DataError
@@ -101,7 +101,7 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
             reading.findings += faults
         elif categories != first[1]:
             reading.findings.append(
-                error(
+                finding(
                     "categories-differ",
                     reader.name,
                     f"the categories differ from those of {first[0]}, so labels would shift",
@@ -113,7 +113,7 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
             reading.splits.add(reader.split)
         elif len(files) > 1:
             reading.findings.append(
-                error(
+                finding(
                     "split-unknown",
                     reader.name,
                     "which split is this? Its name holds none of the words",
@@ -363,7 +363,7 @@ class _FileReader:
         for check, number in self.counts.items():
             if number > _LISTED:
                 message = f"and {number - _LISTED} more like the {_LISTED} listed"
-                self.findings.append(error(check, f"{self.name}: the rest", message))
+                self.findings.append(finding(check, f"{self.name}: the rest", message))
 
     def _error(
         self, check: str, place: str, message: str, value: Any = "", allowed: str = ""
@@ -372,7 +372,7 @@ class _FileReader:
         if self.counts[check] > _LISTED:
             return
         where = f"{self.name}: {place}" if place else self.name
-        self.findings.append(error(check, where, message, value, allowed))
+        self.findings.append(finding(check, where, message, value, allowed))
 
 
 def _integer(value: Any) -> int | None:

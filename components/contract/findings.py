@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Severity = Literal["error", "warning"]
+from components.contract.catalogue import CHECKS, Severity
 
 _LONGEST = 300  # characters of any text that comes from the data
 
@@ -16,15 +16,18 @@ _LONGEST = 300  # characters of any text that comes from the data
 class Finding:
     """One violation of one check. Findings sort by severity, check, place.
 
-    Make them with `error` or `warning`, which turn any value into short text that can be printed.
+    Make them with `finding`, which turns any value into short text that can be printed.
 
     Args:
         severity: `error` stops the pipeline; `warning` is reported only.
-        check: name of the rule, lower case with hyphens.
+        check: name of the rule, one of `catalogue.CHECKS`.
         where: the file, or the row inside an annotation file.
         message: what is wrong, in a sentence.
         value: the value seen, as text; empty where there is none.
         allowed: what would be accepted.
+        image: path of the one image that it is about, exactly as the reader has it, or as the
+            annotations name it where there is no such file; empty where it is about the data set
+            as a whole. Leaving this image out mends the fault.
     """
 
     severity: Severity
@@ -33,6 +36,7 @@ class Finding:
     message: str
     value: str = ""
     allowed: str = ""
+    image: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """The form it has in `reports/validation.json`."""
@@ -52,19 +56,23 @@ class Finding:
         return f"{self.where}: {text}" if self.where else text
 
 
-def error(check: str, where: str, message: str, value: Any = "", allowed: str = "") -> Finding:
-    """A finding that stops the pipeline."""
-    return Finding("error", check, shown(where), shown(message), shown(value), shown(allowed))
+def finding(
+    check: str, where: str, message: str, value: Any = "", allowed: str = "", image: str = ""
+) -> Finding:
+    """A finding with the severity that the catalogue gives its check.
 
-
-def warning(check: str, where: str, message: str, value: Any = "", allowed: str = "") -> Finding:
-    """A finding that is reported only."""
-    return Finding("warning", check, shown(where), shown(message), shown(value), shown(allowed))
+    Args:
+        check: a key of `catalogue.CHECKS`.
+        where, message, value, allowed, image: see `Finding`; `value` may be of any type.
+    """
+    severity = CHECKS[check].severity
+    texts = (shown(where), shown(message), shown(value), shown(allowed))
+    return Finding(severity, check, *texts, image)
 
 
 def count(findings: Iterable[Finding], severity: Severity) -> int:
     """How many findings have this severity."""
-    return sum(finding.severity == severity for finding in findings)
+    return sum(item.severity == severity for item in findings)
 
 
 def shown(value: Any) -> str:

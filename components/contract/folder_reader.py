@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from components.contract.class_names import name_fault, settle
-from components.contract.findings import error, warning
+from components.contract.findings import finding
 from components.contract.paths import PathEscape, resolve_inside
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import SPLIT_NAMES, RawImage, RawObject, Reading
@@ -70,7 +70,7 @@ def read_folder(root: Path, classes: Sequence[str] | None) -> Reading:
         for name in _folders(root):
             if name not in splits and _holds_images(root / name):
                 reading.findings.append(
-                    warning(
+                    finding(
                         "folder-ignored",
                         name,
                         "a folder with images beside the splits is not read",
@@ -86,7 +86,7 @@ def read_folder(root: Path, classes: Sequence[str] | None) -> Reading:
         for name in _folders(parent):
             fault = name_fault(name)
             if fault:
-                reading.findings.append(error("class-name", f"{prefix}{name}", fault, name))
+                reading.findings.append(finding("class-name", f"{prefix}{name}", fault, name))
                 continue
             found.add(name)
             members += [(name, split, path) for path in _files(reading, root, f"{prefix}{name}")]
@@ -107,7 +107,7 @@ def _report_loose_images(reading: Reading, parent: Path, prefix: str) -> None:
     for entry in sorted(os.listdir(parent)):  # noqa: PTH208
         if Path(entry).suffix.lower() in EXTENSIONS and (parent / entry).is_file():
             reading.findings.append(
-                warning(
+                finding(
                     "image-without-label",
                     f"{prefix}{entry}",
                     "an image outside the class folders has no label and is not used",
@@ -122,7 +122,7 @@ def _files(reading: Reading, root: Path, folder: str) -> Iterator[str]:
         place = Path(parent).relative_to(root).as_posix()
         for name in [name for name in folders if (Path(parent) / name).is_symlink()]:
             reading.findings.append(
-                error(
+                finding(
                     "path-escape",
                     f"{place}/{name}",
                     "a linked folder is not followed",
@@ -136,7 +136,7 @@ def _files(reading: Reading, root: Path, folder: str) -> Iterator[str]:
                 continue
             if Path(name).suffix.lower() not in EXTENSIONS:
                 reading.findings.append(
-                    warning(
+                    finding(
                         "unsupported-extension",
                         path,
                         "not an image by its extension; it is not read",
@@ -148,7 +148,7 @@ def _files(reading: Reading, root: Path, folder: str) -> Iterator[str]:
             try:
                 resolve_inside(root, path)
             except PathEscape as fault:
-                reading.findings.append(error("path-escape", path, str(fault)))
+                reading.findings.append(finding("path-escape", path, str(fault)))
                 continue
             yield path
 

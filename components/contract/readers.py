@@ -11,7 +11,7 @@ from components.contract.reading import Reading
 from components.contract.tables import Task
 from components.errors import DataError
 
-Format = Literal["auto", "folder", "coco"]
+Format = Literal["auto", "folder", "csv", "coco", "voc", "yolo"]
 
 
 def read_dataset(

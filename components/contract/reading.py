@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.contract.findings import Finding
 from components.contract.tables import Task
@@ -23,12 +24,17 @@ class RawImage:
         split: `train`, `val`, `test` or None.
         size: width and height that the annotations declare, in pixels; None where they do not.
         where: the row or folder that names it, for messages.
+        group: what it shares with other images (video, patient, product): they stay in one split;
+            None where the data names none.
+        columns: further columns that the data brings, by name: text, numbers, booleans or None.
     """
 
     path: str
     split: str | None
     size: tuple[float, float] | None
     where: str
+    group: str | None = None
+    columns: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -42,6 +48,8 @@ class RawObject:
         area: pixels; None where the data gives none.
         is_crowd: whether the box stands for a group.
         where: the row or file that names it, for messages.
+        segmentation: polygons or run lengths as COCO has them, as JSON text; None where there are
+            none.
     """
 
     image: int
@@ -50,6 +58,7 @@ class RawObject:
     area: float | None
     is_crowd: bool
     where: str
+    segmentation: str | None = None
 
 
 @dataclass
@@ -58,9 +67,10 @@ class Reading:
 
     Args:
         root: the data root.
-        format: `folder` or `coco`.
+        format: `folder`, `csv`, `coco`, `voc` or `yolo`.
         task: what the data is read for.
         classes: class names in the model's order.
+        multi_label: classification: an image has any number of labels instead of one.
         images: in the order of their paths.
         objects: in the order of the data.
         splits: the splits that the data names, even if they hold no image.
@@ -71,6 +81,7 @@ class Reading:
     format: str
     task: Task
     classes: tuple[str, ...] = ()
+    multi_label: bool = False
     images: list[RawImage] = field(default_factory=list)
     objects: list[RawObject] = field(default_factory=list)
     splits: set[str] = field(default_factory=set)

@@ -35,7 +35,8 @@ class Dataset:
         objects: one row a label (classification) or a box (detection); `object_id` counts from 0.
         classes: class names; a class id is its position.
         task: `classification` or `detection`.
-        format: what it was read from: `folder`, `coco`.
+        format: what it was read from: `folder`, `csv`, `coco`, `voc`, `yolo`.
+        multi_label: classification: an image has any number of labels instead of one.
     """
 
     images: pd.DataFrame
@@ -43,6 +44,7 @@ class Dataset:
     classes: tuple[str, ...]
     task: Task
     format: str
+    multi_label: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -50,7 +52,8 @@ class Dataset:
 
         It does not depend on how the tables are stored, nor on the order of their columns.
         """
-        digest = hashlib.sha256(json.dumps([self.task, list(self.classes)]).encode())
+        about = [self.task, self.multi_label, list(self.classes)]
+        digest = hashlib.sha256(json.dumps(about).encode())
         for table in (self.images, self.objects):
             text = table[sorted(table.columns)].to_csv(
                 index=False, na_rep="\\N", lineterminator="\n"
@@ -85,6 +88,7 @@ class Dataset:
         self.check()
         about = {
             "task": self.task,
+            "multi_label": self.multi_label,
             "format": self.format,
             "classes": list(self.classes),
             "fingerprint": self.fingerprint,
@@ -112,6 +116,7 @@ class Dataset:
                 classes=tuple(about["classes"]),
                 task=about["task"],
                 format=about["format"],
+                multi_label=about["multi_label"],
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"{folder / 'dataset.json'}: lacks {error}") from None
@@ -158,6 +163,8 @@ def objects_schema(task: Task) -> pa.DataFrameSchema:
             "height": pa.Column("float64", positive),
             "area": pa.Column("float64", pa.Check.in_range(0, 1e18)),
             "is_crowd": pa.Column("bool"),
+            # Polygons or run lengths in COCO's form, as JSON text.
+            "segmentation": pa.Column(str, nullable=True, required=False),
         }
     return pa.DataFrameSchema(columns, strict=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from components.settings import Settings
@@ -28,6 +30,21 @@ class PreprocessSettings(Settings):
         description="classification: the centre crop's share of the resized image; "
         "detection ignores it (letterbox)",
     )
+    stratify: bool = Field(
+        True, description="drawn splits hold each class in its share, as far as groups allow"
+    )
+    group_near_duplicates: bool = Field(
+        False, description="images that look the same go to one drawn split"
+    )
+    storage: Literal["auto", "raw", "jpeg"] = Field(
+        "auto",
+        description="prepared pixels: raw (fastest), jpeg (about a tenth of the bytes), or auto: "
+        "raw up to max_raw_gigabytes",
+    )
+    max_raw_gigabytes: float = Field(
+        8.0, gt=0, description="storage auto: raw pixels up to this size, gigabytes"
+    )
+    jpeg_quality: int = Field(95, ge=50, le=100, description="of storage jpeg")
     num_workers: int = Field(
         0, ge=0, le=256, description="threads that decode images; 0 means one per core"
     )

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from components.contract.findings import Finding, count, error, warning
+from components.contract.findings import Finding, count, finding
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import Reading
 from components.validation.pixel_pass import ImageFacts
@@ -62,7 +62,7 @@ def run_checks(
             findings.extend(check())
         except Exception as fault:  # noqa: BLE001
             detail = f"{type(fault).__name__}: {fault}"
-            findings.append(error("check-failed", "", f"the check of {name} failed", detail))
+            findings.append(finding("check-failed", "", f"the check of {name} failed", detail))
     return sorted(set(findings))
 
 
@@ -70,11 +70,11 @@ def _check_files(facts: list[ImageFacts]) -> Iterator[Finding]:
     for fact in facts:
         if fact.fault:
             check, message, value, allowed = fact.fault
-            yield error(check, fact.path, message, value, allowed)
+            yield finding(check, fact.path, message, value, allowed)
             continue
         expected = EXTENSIONS.get(PurePosixPath(fact.path).suffix.lower())
         if expected != fact.format:
-            yield warning(
+            yield finding(
                 "content-differs-from-extension",
                 fact.path,
                 "the content is not what the extension says",
@@ -83,7 +83,7 @@ def _check_files(facts: list[ImageFacts]) -> Iterator[Finding]:
             )
         if fact.num_frames > 1:
             # Many cameras put a second picture into a JPEG; everybody shows the first.
-            yield warning(
+            yield finding(
                 "several-frames",
                 fact.path,
                 "more than one frame; only the first is used",
@@ -102,7 +102,7 @@ def _check_images(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding
         size = (float(fact.width), float(fact.height))
         if image.size is not None and image.size != size:
             turned = fact.orientation >= 5 and image.size == size[::-1]
-            yield error(
+            yield finding(
                 "image-size",
                 fact.path,
                 "the annotations are for the image before its EXIF orientation is applied"
@@ -112,7 +112,7 @@ def _check_images(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding
                 f"{fact.width} x {fact.height}",
             )
         if fact.orientation > 1:
-            yield warning(
+            yield finding(
                 "exif-orientation",
                 fact.path,
                 "the image is stored turned; it is turned upright when it is read",
@@ -120,11 +120,11 @@ def _check_images(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding
                 "1",
             )
         if fact.mode != usual:
-            yield warning(
+            yield finding(
                 "odd-mode", fact.path, f"stored as {fact.mode}, most are {usual}", fact.mode, usual
             )
         if min(size) < _SMALL_IMAGE:
-            yield warning(
+            yield finding(
                 "small-image",
                 fact.path,
                 "very small",
@@ -132,7 +132,7 @@ def _check_images(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding
                 f"sides of at least {_SMALL_IMAGE} px",
             )
         if max(size) > _LONG_IMAGE * min(size):
-            yield warning(
+            yield finding(
                 "long-image",
                 fact.path,
                 "very long and thin",
@@ -140,11 +140,11 @@ def _check_images(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding
                 f"at most {_LONG_IMAGE:g} to 1",
             )
         if fact.contrast < _FLAT:
-            yield warning("flat-image", fact.path, "almost one single colour", fact.contrast)
+            yield finding("flat-image", fact.path, "almost one single colour", fact.contrast)
         elif fact.brightness < _DARK:
-            yield warning("dark-image", fact.path, "almost black", fact.brightness)
+            yield finding("dark-image", fact.path, "almost black", fact.brightness)
         elif fact.brightness > _LIGHT:
-            yield warning("light-image", fact.path, "almost white", fact.brightness)
+            yield finding("light-image", fact.path, "almost white", fact.brightness)
 
 
 def _check_names(reading: Reading) -> Iterator[Finding]:
@@ -153,7 +153,7 @@ def _check_names(reading: Reading) -> Iterator[Finding]:
     for image in reading.images:
         key = unicodedata.normalize("NFC", image.path).casefold()
         if key in seen:
-            yield warning(
+            yield finding(
                 "names-alike",
                 image.path,
                 "differs from another file only by case or Unicode form",
@@ -171,23 +171,23 @@ def _check_boxes(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding]
         fault = box_fault(item.box)
         if fault:
             check, message, allowed = fault
-            yield error(check, item.where, message, item.box, allowed)
+            yield finding(check, item.where, message, item.box, allowed)
             continue
         fact = facts[item.image]
         if not fact.fault:
             yield from _check_box_in_image(item.where, item.box, fact.width, fact.height)
         _, _, width, height = item.box
         if min(width, height) < _TINY_BOX:
-            yield warning(
+            yield finding(
                 "tiny-box", item.where, "a very small box", item.box, f"sides of {_TINY_BOX:g} px"
             )
         if max(width, height) > _LONG_BOX * min(width, height):
-            yield warning(
+            yield finding(
                 "long-box", item.where, "a very long box", item.box, f"at most {_LONG_BOX:g} to 1"
             )
     for index, number in sorted(per_image.items()):
         if number > _MANY_BOXES:
-            yield warning(
+            yield finding(
                 "many-boxes",
                 reading.images[index].path,
                 "very many boxes",
@@ -211,11 +211,11 @@ def _check_box_in_image(
     left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
     allowed = f"inside 0, 0, {width}, {height}"
     if left >= width or top >= height or right <= 0 or bottom <= 0:
-        yield error("box-outside", where, "the box lies outside the image", box, allowed)
+        yield finding("box-outside", where, "the box lies outside the image", box, allowed)
         return
     sticks_out = max(-left, -top, right - width, bottom - height)
     if sticks_out > _ROUNDING:
-        yield warning(
+        yield finding(
             "box-partly-outside",
             where,
             f"the box sticks out of the image by {sticks_out:g} px and will be cut",
@@ -223,7 +223,7 @@ def _check_box_in_image(
             allowed,
         )
     if box[2] * box[3] > _LARGE_BOX * width * height:
-        yield warning("large-box", where, "the box covers nearly the whole image", box)
+        yield finding("large-box", where, "the box covers nearly the whole image", box)
 
 
 def _check_repeated_boxes(reading: Reading) -> Iterator[Finding]:
@@ -238,7 +238,7 @@ def _check_repeated_boxes(reading: Reading) -> Iterator[Finding]:
                 check, message = "duplicate-box", "the same box twice with the same class"
             else:
                 check, message = "contradictory-box", "the same box with two classes"
-            yield warning(check, two.where, message, f"{one.label} and {two.label}", one.where)
+            yield finding(check, two.where, message, f"{one.label} and {two.label}", one.where)
 
 
 def _alike_pairs(reading: Reading, members: list[int]) -> Iterator[tuple[int, int]]:
@@ -282,9 +282,9 @@ def _check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
         images[item.label].add(item.image)
     for name, members in images.items():
         if not members:
-            yield warning("class-unused", name, "no image has this class")
+            yield finding("class-unused", name, "no image has this class")
         elif len(members) < min_images:
-            yield warning(
+            yield finding(
                 "class-rare",
                 name,
                 "a class on few images",
@@ -295,7 +295,7 @@ def _check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
     if empty:
         # Images without objects are good examples of background: one line for all of them.
         names = ", ".join(reading.images[index].path for index in empty[:3])
-        yield warning(
+        yield finding(
             "images-without-objects",
             reading.root.name,
             f"images that hold no object; they count as background ({names}, …)"
@@ -310,17 +310,17 @@ def _check_splits(reading: Reading) -> Iterator[Finding]:
     if not reading.images:
         # With other errors, having no images is but what follows from them.
         if not count(reading.findings, "error"):
-            yield error("no-images", where, "there is no usable image", 0, "at least one")
+            yield finding("no-images", where, "there is no usable image", 0, "at least one")
         return
     sizes = Counter(image.split for image in reading.images)
     for split in sorted(reading.splits):
         if not sizes[split]:
-            yield error("split-empty", where, "a split without a usable image", split)
+            yield finding("split-empty", where, "a split without a usable image", split)
     if not reading.splits or reading.splits == {"train"}:
         return  # preprocess will draw the splits
     for split in ("train", "val"):
         if split not in reading.splits:
-            yield error(
+            yield finding(
                 "split-missing",
                 where,
                 f"the data brings its splits, but no {split}",
@@ -333,13 +333,13 @@ def _check_splits(reading: Reading) -> Iterator[Finding]:
     train = labels["train"]
     for split in ("val", "test"):
         for name in sorted(set(labels[split]) - set(train)):
-            yield error("class-not-in-train", split, "a class that the train split lacks", name)
+            yield finding("class-not-in-train", split, "a class that the train split lacks", name)
         here, there = labels[split].total(), train.total()
         if here >= _ENOUGH and there >= _ENOUGH:
             names = sorted(set(labels[split]) | set(train))
             apart = sum(abs(labels[split][name] / here - train[name] / there) for name in names) / 2
             if apart > _SHARES_APART:
-                yield warning(
+                yield finding(
                     "class-shares-differ",
                     split,
                     "the class shares differ much from those of train",
@@ -369,7 +369,7 @@ def _check_copies(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding
             one, two = reading.images[first], reading.images[index]
             differ = labels[first] != labels[index] and reading.task == "classification"
             if one.split != two.split:
-                yield error(
+                yield finding(
                     "duplicate-across-splits",
                     two.path,
                     f"the same content as {one.path}"
@@ -379,19 +379,19 @@ def _check_copies(reading: Reading, facts: list[ImageFacts]) -> Iterator[Finding
                     "one split",
                 )
             elif differ:
-                yield warning(
+                yield finding(
                     "contradictory-labels",
                     two.path,
                     f"the same content as {one.path} with another label",
                     f"{_names(labels[index])} and {_names(labels[first])}",
                 )
             else:
-                yield warning("duplicate-image", two.path, f"the same content as {one.path}")
+                yield finding("duplicate-content", two.path, f"the same content as {one.path}")
     for members in looks.values():
         for index in members[1:]:
             one, two = reading.images[members[0]], reading.images[index]
             across = one.split != two.split
-            yield warning(
+            yield finding(
                 "near-duplicate-across-splits" if across else "near-duplicate",
                 two.path,
                 f"looks like {one.path}",

@@ -107,4 +107,4 @@ def _dataset(reading: Reading, facts: list[ImageFacts]) -> Dataset:
             row["is_crowd"] = item.is_crowd
         objects.append(row)
     tables = build(images, objects, reading.task)
-    return Dataset(*tables, reading.classes, reading.task, reading.format)
+    return Dataset(*tables, reading.classes, reading.task, reading.format, reading.multi_label)

@@ -107,7 +107,7 @@ def test_repeated_boxes():
         ({"contrast": 0.5}, ("warning", "flat-image")),
         ({"brightness": 3.0}, ("warning", "dark-image")),
         ({"brightness": 252.0}, ("warning", "light-image")),
-        ({"sha256": f"{1:064x}"}, ("warning", "duplicate-image")),
+        ({"sha256": f"{1:064x}"}, ("warning", "duplicate-content")),
         ({"sha256": f"{2:064x}"}, ("error", "duplicate-across-splits")),
         ({"phash": f"{1:016x}"}, ("warning", "near-duplicate")),
         ({"phash": f"{2:016x}"}, ("warning", "near-duplicate-across-splits")),
