@@ -27,13 +27,13 @@ CLASSIFICATION_OUTPUTS = ("probabilities",)
 
 
 def _onnx_nms_keep(
-    boxes_xyxy: Any, scores: Any, iou_threshold: float, score_threshold: float
+    boxes_xyxy: Any, scores: Any, iou_threshold: float, score_threshold: float, enough: int
 ) -> Any:
     """`timmflow::nms_keep` in ONNX, traced by the exporter: which candidates [B, K] survive."""
     op: Any = onnxscript.opset18  # its annotations know ONNX's types, not traced values
     # NonMaxSuppression wants [B, classes, K] scores; classes were moved apart, so there is one.
     one_class = op.Unsqueeze(scores, op.Constant(value_ints=[1]))
-    count = op.Shape(scores, start=1, end=2)
+    count = op.Constant(value_ints=[enough])
     iou = op.Constant(value_float=iou_threshold)
     floor = op.Constant(value_float=score_threshold)
     selected = op.NonMaxSuppression(boxes_xyxy, one_class, count, iou, floor)

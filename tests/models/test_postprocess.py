@@ -36,7 +36,7 @@ def every_pair(
     labels = flat % num_classes
     boxes = boxes.gather(1, (flat // num_classes)[..., None].expand(-1, -1, 4))
     apart = boxes + labels[..., None] * (2.0 * max(size))
-    kept = strongest * nms_keep(apart, strongest, nms_threshold, score_threshold)
+    kept = strongest * nms_keep(apart, strongest, nms_threshold, score_threshold, count)
     top, order = kept.topk(min(max_detections, count))
     present = top > 0
     top_boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)) * present[..., None]
