@@ -199,7 +199,7 @@ def _boxes(reading: Reading, facts: Sequence[ImageFacts]) -> _Boxes:
     xywh = np.array(values, dtype=np.float64).reshape(-1, 4)
     each = [(np.nan, np.nan) if fact.fault else (fact.width, fact.height) for fact in facts]
     sizes = np.array(each, dtype=np.float64).reshape(-1, 2)[images]
-    finite = np.isfinite(xywh).all(axis=1)
+    finite = np.asarray(np.isfinite(xywh).all(axis=1))
     sound = finite & (xywh[:, 2] > 0) & (xywh[:, 3] > 0)
     return _Boxes(rows, images, xywh, sizes, finite, sound)
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -50,7 +51,9 @@ class Ledger:
         severity: of single checks, other than the catalogue's; `off` drops their findings.
     """
 
-    def __init__(self, paths: Sequence[str], severity: Mapping[str, str]) -> None:
+    def __init__(
+        self, paths: Sequence[str], severity: Mapping[str, Severity | Literal["off"]]
+    ) -> None:
         self._paths = paths
         self._severity = severity
         self._listed: dict[str, dict[Finding, None]] = defaultdict(dict)
@@ -81,8 +84,7 @@ class Ledger:
                 message = f"and {total - len(listed):,} more like the {len(listed):,} listed"
                 # It stops only what the findings that it stands for would stop.
                 image = "" if self._unplaced[check] else next(iter(listed)).image
-                rest = finding(check, "the rest", message, image=image)
-                found.append(dataclasses.replace(rest, severity=self._severity_of(check)))
+                found.append(self._settled(finding(check, "the rest", message, image=image)))
         return sorted(found)
 
     def num(self, severity: Severity, *, unplaced: bool = False) -> int:
@@ -102,15 +104,20 @@ class Ledger:
         """Paths of all images with an error, sorted, each with the checks that it fails."""
         return {path: tuple(sorted(checks)) for path, checks in sorted(self._faulty.items())}
 
-    def _severity_of(self, check: str) -> str:
+    def _severity_of(self, check: str) -> Severity | Literal["off"]:
         return self._severity.get(check, CHECKS[check].severity)
+
+    def _settled(self, item: Finding) -> Finding:
+        severity = self._severity_of(item.check)
+        if severity == "off" or severity == item.severity:  # noqa: PLR1714
+            return item
+        return dataclasses.replace(item, severity=severity)
 
     def _add(self, item: Finding, images: Sequence[str]) -> None:
         severity = self._severity_of(item.check)
         if severity == "off":
             return
-        if severity != item.severity:
-            item = dataclasses.replace(item, severity=severity)
+        item = self._settled(item)
         listed = self._listed[item.check]
         if item in listed:
             return
