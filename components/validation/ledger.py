@@ -109,7 +109,7 @@ class Ledger:
 
     def _settled(self, item: Finding) -> Finding:
         severity = self._severity_of(item.check)
-        if severity == "off" or severity == item.severity:  # noqa: PLR1714
+        if severity == "off" or severity == item.severity:
             return item
         return dataclasses.replace(item, severity=severity)
 
