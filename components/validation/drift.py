@@ -3,7 +3,7 @@
 A distribution has drifted if two things hold. The difference is large: the total variation of
 shares without order, or the largest distance of the cumulative shares of ordered bins (Kolmogorov
 and Smirnov's), is at least a bound. And it is no accident: two samples of these sizes from one
-distribution differ as much in fewer than one of 2,000 cases, by the chi-square or the
+distribution differ as much in fewer than one of 5,000 cases, by the chi-square or the
 Kolmogorov-Smirnov test. So small sets do not alarm by chance, nor large ones by trifles.
 
 Objects of one image are alike; the tests therefore count images, not objects.
@@ -20,7 +20,7 @@ import numpy as np
 from components.contract.findings import Finding, finding
 
 _LARGE = 0.15  # total variation, or distance of cumulative shares
-_BY_CHANCE = 0.0005
+_BY_CHANCE = 0.0002
 _FEWEST = 5.0  # expected counts below which the chi-square test's approximation fails
 
 _ORDERED = {
