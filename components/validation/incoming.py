@@ -1,7 +1,7 @@
 """Whether a batch of new data may join the data that is there.
 
-A batch is checked by itself, as any data set, and against the current data: classes, content that is
-there already, looks, and drift. Nothing is written here; `components.contract.merge` does that.
+A batch is checked by itself, as any data set, and against the current data: classes, content that
+is there already, looks, and drift. Nothing is written here; `components.validation.merge` does it.
 """
 
 from __future__ import annotations
