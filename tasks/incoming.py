@@ -6,7 +6,7 @@
 
 The batch may be in any format that can be read; its classes must be among those of the data. What
 is there already, equally labelled, is skipped. The verdict goes to `reports/incoming/BATCH.json`;
-exit status 1 means refused. The version before stays in the folder `<base.data>.previous`, and where
+exit status 1 means refused. The version before stays in the folder `<base.data>.previous`; where
 there is DVC, `dvc add` records the new one.
 """
 
@@ -60,9 +60,10 @@ def incoming(params: Params, layout: Layout, batch: Path, merge: bool) -> dict[s
         current = _validated(data, params)
         if current.dataset is None:
             errors = [item for item in current.findings if item.severity == "error"]
+            plural = "s" if len(errors) > 1 else ""
             raise DataError(
-                f"base.data = {params.base.data}: the data itself has {len(errors)} errors, such "
-                f"as {errors[0]}; mend them before anything is added"
+                f"base.data = {params.base.data}: the data itself has {len(errors)} error{plural}, "
+                f"such as {errors[0]}; mend that before anything is added"
             )
         verdict = check_batch(batch, current, params.validate_)
         report = _report(params, batch, verdict)

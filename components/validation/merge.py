@@ -108,6 +108,8 @@ def _add_to_folders(draft: Path, current: Result, verdict: Verdict) -> dict[str,
     added: dict[str, str] = {}
     for index in verdict.new:
         image, fact = verdict.reading.images[index], verdict.facts[index]
+        if index not in labels:
+            raise DataError(f"{image.path}: has no label, so there is no folder to put it into")
         folder = draft / levels.get(_split_of(image, current.reading) or "", "") / labels[index]
         folder.mkdir(exist_ok=True)  # a class that this split lacked
         if folder not in taken:
