@@ -1,0 +1,234 @@
+"""Check a batch of new data, and merge it into `base.data` as a new version.
+
+    python -m tasks.incoming data/incoming/BATCH             check; nothing is changed
+    python -m tasks.incoming data/incoming/BATCH --merge     check and merge, or refuse it whole
+    python -m tasks.incoming --undo                          back to the version before
+
+The batch may be in any format that can be read; its classes must be among those of the data. What
+is there already, equally labelled, is skipped. The verdict goes to `reports/incoming/BATCH.json`;
+exit status 1 means refused. The version before stays in the folder `<base.data>.previous`; where
+there is DVC, `dvc add` records the new one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import DataError, TimmflowError
+from components.files import write_json
+from tasks.layout import Layout
+from tasks.params import Params, load
+
+if TYPE_CHECKING:
+    from components.validation.incoming import Verdict
+    from components.validation.run import Result
+
+_NAMED = 10  # findings that are printed
+
+
+def report_path(layout: Layout, batch: Path) -> Path:
+    """Where the verdict on a batch goes."""
+    return layout.root / "reports" / "incoming" / f"{batch.resolve().name}.json"
+
+
+def incoming(params: Params, layout: Layout, batch: Path, merge: bool) -> dict[str, Any]:
+    """Check a batch, and merge it if that is wanted and it has no error.
+
+    Returns:
+        What is written to `reports/incoming/BATCH.json`: `batch`, `data`, `verdict` (`fine`,
+        `nothing-new`, `merged` or `refused`), `reason` (of a refusal, beyond the findings),
+        `version` (what became of DVC), `num_images`, `num_errors`, `num_warnings`, `added` {path in
+        the batch: path in the data}, `skipped` {path in the batch: where it is already},
+        `findings`.
+
+    Raises:
+        DataError: batch or data cannot be read, the data has errors, or `dvc add` failed.
+    """
+    from components.validation import versions
+    from components.validation.incoming import check_batch
+
+    data = (layout.root / params.base.data).resolve()
+    _check_apart(batch, data)
+    with versions.locked(data) if merge else nullcontext():
+        if merge:
+            versions.recover(data)
+        current = _validated(data, params)
+        if current.dataset is None:
+            errors = [item for item in current.findings if item.severity == "error"]
+            plural = "s" if len(errors) > 1 else ""
+            raise DataError(
+                f"base.data = {params.base.data}: the data itself has {len(errors)} error{plural}, "
+                f"such as {errors[0]}; mend that before anything is added"
+            )
+        verdict = check_batch(batch, current, params.validate_)
+        report = _report(params, batch, verdict)
+        if merge and not verdict.refused and verdict.new:
+            try:
+                report["added"] = _merge(data, params, current, verdict)
+                report["verdict"] = "merged"
+            except DataError as error:
+                report |= {"verdict": "refused", "reason": str(error)}
+            finally:
+                versions.recover(data)
+        # Before DVC, which may fail: what has been done is known.
+        write_json(report_path(layout, batch), report)
+        if merge and report["verdict"] in ("merged", "nothing-new"):
+            # Also where nothing is new: a merge may have been killed before this.
+            report["version"] = record_version(params, layout)
+            write_json(report_path(layout, batch), report)
+    return report
+
+
+def _check_apart(batch: Path, data: Path) -> None:
+    inner = batch.resolve()
+    if inner == data or data in inner.parents or inner in data.parents:
+        raise DataError(f"batch {batch}: must lie outside base.data = {data}, and not around it")
+
+
+def _validated(folder: Path, params: Params) -> Result:
+    from components.contract.readers import read_dataset
+    from components.validation.run import validate_reading
+
+    base, settings = params.base, params.validate_
+    reading = read_dataset(folder, settings.format, base.task, base.classes)
+    return validate_reading(reading, settings)
+
+
+def _merge(data: Path, params: Params, current: Result, verdict: Verdict) -> dict[str, str]:
+    from components.validation import merge, versions
+
+    draft = versions.draft_path(data)
+    added = merge.build_merged(draft, current, verdict)
+    merge.check_merged(_validated(draft, params), current, verdict)
+    versions.replace(data)
+    return added
+
+
+def _report(params: Params, batch: Path, verdict: Verdict) -> dict[str, Any]:
+    from components.contract.findings import count
+
+    word = "fine" if verdict.new else "nothing-new"
+    return {
+        "batch": batch.as_posix(),
+        "data": params.base.data,
+        "verdict": "refused" if verdict.refused else word,
+        "reason": "",
+        "version": "",
+        "num_images": len(verdict.reading.images),
+        "num_new": len(verdict.new),
+        "num_errors": count(verdict.findings, "error"),
+        "num_warnings": count(verdict.findings, "warning"),
+        "added": {},
+        "skipped": verdict.skipped,
+        "findings": [item.to_dict() for item in verdict.findings],
+    }
+
+
+def undo(params: Params, layout: Layout) -> str:
+    """Exchange the current version of the data and the one before.
+
+    Returns:
+        What became of DVC.
+
+    Raises:
+        DataError: there is no version before.
+    """
+    from components.validation import versions
+
+    data = (layout.root / params.base.data).resolve()
+    with versions.locked(data):
+        versions.recover(data)
+        versions.undo(data)
+        return record_version(params, layout)
+
+
+def record_version(params: Params, layout: Layout) -> str:
+    """Record the data with DVC, if it can be.
+
+    Returns:
+        What was done, or why nothing was.
+
+    Raises:
+        DataError: `dvc add` failed; the data itself is as it should be.
+    """
+    root, name = layout.root.resolve(), params.base.data
+    data = root / name
+    pointer = data.with_name(f"{data.name}.dvc")
+    if not pointer.exists() and not (root / ".dvc").is_dir():
+        return "not recorded: this is no DVC repository"
+    if not data.resolve().is_relative_to(root) or data.is_symlink():
+        return "not recorded: the data lies outside of this repository"
+    if not pointer.exists() and _ignored(root, pointer):
+        shown = pointer.relative_to(root)
+        return f"not recorded: git ignores {shown}, which DVC has to write; see .gitignore"
+    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(data.relative_to(root))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().removeprefix("ERROR: ") or f"exit status {done.returncode}"
+        raise DataError(
+            f"base.data = {name} is changed, but `dvc add {name}` failed: {said}; run it, or "
+            "the same command as before, again"
+        )
+    return f"recorded: commit {pointer.relative_to(root)}"
+
+
+def _ignored(root: Path, file: Path) -> bool:
+    command = ["git", "check-ignore", "--quiet", str(file)]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False  # no git: DVC will say what it needs
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.incoming",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("batch", nargs="?", type=Path, help="folder of the new data")
+    parser.add_argument("--merge", action="store_true", help="merge it, if it has no error")
+    parser.add_argument("--undo", action="store_true", help="back to the version before")
+    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    args = parser.parse_args(argv)
+    if (args.batch is None) != args.undo or (args.undo and args.merge):
+        parser.error("give a batch, or --undo alone")
+    layout = Layout()
+    try:
+        params = load(args.params)
+        if args.undo:
+            version = undo(params, layout)
+            print(f"{params.base.data}: the version before is back; {version}")
+            return 0
+        report = incoming(params, layout, args.batch, args.merge)
+    except (TimmflowError, OSError) as error:
+        print(f"error: incoming: {error}", file=sys.stderr)
+        return 1
+    _print(report, report_path(layout, args.batch))
+    return int(report["verdict"] == "refused")
+
+
+def _print(report: dict[str, Any], path: Path) -> None:
+    for item in report["findings"][:_NAMED]:
+        place = f"{item['where']}: " if item["where"] else ""
+        value = f" (is {item['value']})" if item["value"] else ""
+        print(f"  {item['severity']}: {place}{item['message']}{value}")
+    if len(report["findings"]) > _NAMED:
+        print(f"  and {len(report['findings']) - _NAMED} more findings")
+    for key in ("reason", "version"):
+        if report[key]:
+            print(f"  {report[key]}")
+    print(
+        f"{report['batch']}: {report['verdict']}; {report['num_images']} images, "
+        f"{report['num_new']} new, {len(report['skipped'])} there already; {path}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
