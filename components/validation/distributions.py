@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from components.contract.findings import shown
 from components.contract.reading import Reading
 from components.contract.tables import SPLITS
 from components.validation.page_charts import Chart, histogram_chart, share_bars, size_chart
@@ -85,7 +87,7 @@ def class_rows(
             f"{split} {share:.1%}" for split, share in zip(splits, shares, strict=True)
         )
         bars = share_bars(shares, most, words)
-        rows.append(ClassRow(place, name, images_per_class.get(name, 0), total[name], bars))
+        rows.append(ClassRow(place, shown(name), images_per_class.get(name, 0), total[name], bars))
     return splits, rows, len(reading.classes) - len(rows)
 
 
@@ -150,17 +152,22 @@ def _box_charts(reading: Reading, facts: list[ImageFacts]) -> list[Chart]:
 
 
 def paired(
-    reference: Mapping[str, Any], current: Mapping[str, Any], title: str = ""
+    reference: Mapping[str, Any],
+    current: Mapping[str, Any],
+    edges: Mapping[str, Sequence[float]] | None = None,
+    title: str = "",
 ) -> Iterator[tuple[str, list[Pair], int]]:
     """Two profiles of data sets beside each other, part by part.
 
     A profile is a mapping; of its values are shown: mappings of names to counts, lists of counts
-    (of a histogram's bins), such a list as `counts` with its `edges`, and mappings of all these.
-    Counts become shares of their sum. Single numbers and texts are passed over.
+    (of a histogram's bins), and mappings of all these. Counts are integers; they become shares of
+    their sum. All else is passed over.
 
     Args:
         reference: profile of the last accepted data.
         current: profile of this data.
+        edges: between the bins of a histogram, by its name; the outer bins are open. Bins without
+            edges are numbered from 1.
         title: of the part that the two are; empty at the top.
 
     Yields:
@@ -169,43 +176,47 @@ def paired(
     for key in [*reference, *(key for key in current if key not in reference)]:
         one, two = reference.get(key), current.get(key)
         name = f"{title}, {key}" if title else str(key)
-        counts = _counts(one), _counts(two)
+        between = (edges or {}).get(key, ())
+        counts = _counts(one, between), _counts(two, between)
         if counts[0] or counts[1]:
-            pairs, left_out = _pairs(*counts)
-            yield name.replace("_", " "), pairs, left_out
+            pairs, left_out = _pairs(*counts, in_order=isinstance(one or two, list | tuple))
+            yield shown(name.replace("_", " ")), pairs, left_out
         elif isinstance(one, Mapping) and isinstance(two, Mapping):
-            yield from paired(one, two, name)
+            yield from paired(one, two, edges, name)
 
 
-def _counts(value: Any) -> dict[str, float]:
+def _counts(value: Any, edges: Sequence[float]) -> dict[str, int]:
     """Bins or names and their counts; empty if `value` is nothing of the kind."""
-    if isinstance(value, Mapping) and isinstance(value.get("counts"), list | tuple):
-        numbers, edges = value["counts"], value.get("edges")
-        if _numbers(numbers) and isinstance(edges, list | tuple) and len(edges) == len(numbers) + 1:
-            return {
-                f"{_plain(edges[place])} to {_plain(edges[place + 1])}": float(number)
-                for place, number in enumerate(numbers)
-            }
-        value = numbers
-    if isinstance(value, list | tuple) and len(value) > 1 and _numbers(value):
-        return {str(place): float(number) for place, number in enumerate(value)}
-    if isinstance(value, Mapping) and value and _numbers(value.values()):
-        return {str(name): float(number) for name, number in value.items()}
+    if isinstance(value, list | tuple) and len(value) > 1 and _are_counts(value):
+        return dict(zip(_bins(edges, len(value)), value, strict=True))
+    if isinstance(value, Mapping) and _are_counts(value.values()):
+        return {str(name): number for name, number in value.items()}
     return {}
 
 
-def _numbers(values: Any) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+def _are_counts(values: Any) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _bins(edges: Sequence[float], number: int) -> list[str]:
+    """Names of a histogram's bins."""
+    if len(edges) != number - 1:
+        return [str(place) for place in range(1, number + 1)]
+    texts = [f"{edge:.3g}" for edge in edges]
+    inner = [f"{low} to {high}" for low, high in pairwise(texts)]
+    return [f"under {texts[0]}", *inner, f"{texts[-1]} and more"]
 
 
-def _pairs(one: Mapping[str, float], two: Mapping[str, float]) -> tuple[list[Pair], int]:
+def _pairs(
+    one: Mapping[str, int], two: Mapping[str, int], in_order: bool
+) -> tuple[list[Pair], int]:
+    """Rows of one part, and how many are left out; `in_order`: empty ends are dropped."""
     names = [*one, *(name for name in two if name not in one)]
-    sums = [sum(part.values()) or 1.0 for part in (one, two)]
-    shares = {name: (one.get(name, 0.0) / sums[0], two.get(name, 0.0) / sums[1]) for name in names}
+    if in_order:
+        filled = [place for place, name in enumerate(names) if one.get(name) or two.get(name)]
+        names = names[filled[0] : filled[-1] + 1] if filled else []
+    sums = [sum(part.values()) or 1 for part in (one, two)]
+    shares = {name: (one.get(name, 0) / sums[0], two.get(name, 0) / sums[1]) for name in names}
     most = max((max(pair) for pair in shares.values()), default=1.0)
     if len(names) > _MOST_BARS:  # those that changed most
         changed = sorted(names, key=lambda name: -abs(shares[name][0] - shares[name][1]))
@@ -215,5 +226,5 @@ def _pairs(one: Mapping[str, float], two: Mapping[str, float]) -> tuple[list[Pai
     for name in names:
         before, now = shares[name]
         words = f"reference {before:.1%}, now {now:.1%}"
-        rows.append(Pair(name, before, now, share_bars((before, now), most, words)))
+        rows.append(Pair(shown(name), before, now, share_bars((before, now), most, words)))
     return rows, len(shares) - len(rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.contract.catalogue import CHECKS
-from components.contract.findings import Finding, count
+from components.contract.findings import Finding, count, shown
 from components.validation.distributions import class_rows, data_charts, paired
 from components.validation.page_examples import Example, Examples, pictures
 from components.validation.thumbnails import Thumbnails
@@ -24,6 +26,9 @@ _PICTURES = 6  # of one check
 _PICTURE_BYTES = 2_200_000
 _PICTURE_PIXELS = 2_000_000_000  # decoded for all of them: some ten seconds
 _QUARANTINED = 500  # images listed
+
+
+_REST = re.compile(r"and ([\d,]+) more ")  # how `ledger` counts what it does not list
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def render(
     data: str,
     profile: Mapping[str, Any] | None = None,
     reference: Mapping[str, Any] | None = None,
+    edges: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """The page as HTML. Text from the data is escaped.
 
@@ -59,6 +65,7 @@ def render(
         data: what the page calls the data.
         profile: label counts and histograms of this data, as `distributions.paired` takes them.
         reference: the same of the last accepted data; both or neither are shown.
+        edges: between the bins of the profiles' histograms, by name.
     """
     environment = Environment(
         loader=PackageLoader("components.validation", "."),
@@ -70,13 +77,12 @@ def render(
     reading, summary = result.reading, result.summary()
     splits, classes, classes_left_out = class_rows(reading, summary["images_per_class"])
     groups = _groups(result)
-    # Written so by helper v1's quarantine; results without it have none.
-    quarantined: list[Mapping[str, Any]] = getattr(result, "quarantined", [])
+    quarantined: list[Mapping[str, Any]] = getattr(result, "quarantine", [])
     drift = profile is not None and reference is not None
     return environment.get_template(
         "page.html.j2"
     ).render(
-        data=data,
+        data=shown(data),
         task=reading.task,
         format=reading.format,
         usable=result.dataset is not None,
@@ -85,11 +91,11 @@ def render(
         classes=classes,
         classes_left_out=classes_left_out,
         charts=data_charts(reading, result.facts),
-        num_errors=count(result.findings, "error"),
-        num_warnings=count(result.findings, "warning"),
+        num_errors=getattr(result, "num_errors", count(result.findings, "error")),
+        num_warnings=getattr(result, "num_warnings", count(result.findings, "warning")),
         groups=[group for group in groups if CHECKS[group.check].family != "drift"],
         drift=[group for group in groups if CHECKS[group.check].family == "drift"],
-        drift_parts=list(paired(reference, profile)) if drift else [],  # type: ignore[arg-type]
+        drift_parts=list(paired(reference, profile, edges)) if drift else [],  # type: ignore[arg-type]
         quarantined=quarantined[:_QUARANTINED],
         num_quarantined=len(quarantined),
     )
@@ -98,15 +104,21 @@ def render(
 def _groups(result: Result) -> list[Group]:
     """Findings by severity and check, errors first, as they are sorted."""
     found: dict[tuple[str, str], list[Finding]] = {}
+    unlisted = Counter[tuple[str, str]]()
     for item in result.findings:
-        found.setdefault((item.severity, item.check), []).append(item)
+        group = item.severity, item.check
+        rest = _REST.match(item.message) if item.where == "the rest" else None
+        if rest:  # one finding for many that are not spelt out
+            unlisted[group] += int(rest[1].replace(",", ""))
+        else:
+            found.setdefault(group, []).append(item)
     examples = Examples(result.reading, result.findings)
     chosen = {group: examples.choose(group[1], rows, _PICTURES) for group, rows in found.items()}
     thumbnails = Thumbnails(result.reading.root, _PICTURE_BYTES, _PICTURE_PIXELS)
     drawn = pictures(chosen, examples, thumbnails)
     letters = _ROW_LETTERS // max(len(found), 1)
     return [
-        Group(severity, check, CHECKS[check].meaning, len(rows), _first(rows, letters),
+        Group(severity, check, CHECKS[check].meaning, len(rows) + unlisted[severity, check], _first(rows, letters),
               drawn[severity, check])
         for (severity, check), rows in found.items()
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 340, 190  # of a chart's view box
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 34  # margins inside it
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 14, 34  # margins inside it
 _CELLS = 40  # of a scatter, in each direction
 _MOST_TICKS = 7
 
@@ -78,16 +78,14 @@ def size_chart(caption: str, widths: np.ndarray, heights: np.ndarray) -> Chart:
     parts = [
         f'<line class="dotted" x1="{_LEFT}" y1="{_TOP + down}" x2="{_LEFT + across}" y2="{_TOP}"/>'
     ]
-    first, last = math.ceil(low), math.floor(high)
-    step = max(1, math.ceil((last - first + 1) / _MOST_TICKS))
-    for power in range(first, last + 1, step):
-        share = (power - low) / span
+    for length in _ticks(2**low, 2**high):
+        share = (math.log2(length) - low) / span
         x, y = _LEFT + share * across, _TOP + (1 - share) * down
         parts += [
             f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_LEFT + across}" y2="{y:.1f}"/>',
             f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{_TOP + down}"/>',
-            _text(x, _HEIGHT - 20, _power(power)),
-            _text(_LEFT - 5, y + 3, _power(power), "end"),
+            _text(x, _HEIGHT - 20, f"{length:g}"),
+            _text(_LEFT - 5, y + 3, f"{length:g}", "end"),
         ]
     for cell_x, cell_y, number in zip(*places, counts, strict=True):
         x = _LEFT + (cell_x + 0.5) / _CELLS * across
@@ -134,13 +132,25 @@ def _count_axis(most: int) -> list[str]:
     parts = []
     for number in sorted({0, most // 2, most}):
         y = _TOP + high * (1 - number / most)
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>'
+        )
         parts.append(_text(_LEFT - 5, y + 3, f"{number:,}", "end"))
     return parts
 
 
-def _power(power: int) -> str:
-    return f"{2**power:g}" if power >= 0 else f"{2.0**power:.2g}"
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, not too many, for a logarithmic axis."""
+    for steps in ((1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):
+        found = [
+            step * 10.0**power
+            for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            for step in steps
+            if low <= step * 10.0**power <= high
+        ]
+        if len(found) <= _MOST_TICKS:
+            return found
+    return found
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.contract.catalogue import CHECKS
-from components.contract.findings import Finding
+from components.contract.findings import Finding, shown
 from components.contract.reading import Box, RawObject, Reading
 from components.validation.thumbnails import Thumbnails
 
@@ -113,14 +113,14 @@ class Examples:
         detail = worst.value or worst.message
         labels = sorted(self._labels.get(index, ())) if index is not None else []
         if labels:
-            detail = f"{', '.join(labels[:4])}: {detail}"
+            detail = f"{shown(', '.join(labels[:4]))}: {detail}"
         if len(rows) > 1:
             detail += f" (and {len(rows) - 1} more here)"
         other = self._other(rows[0], path)
         beside = None
         if other:
-            beside = other, thumbnails.draw(other, self._boxes.get(self._index[other], []))
-        return Example(path, detail, thumbnails.draw(path, boxes, marked), beside)
+            beside = shown(other), thumbnails.draw(other, self._boxes.get(self._index[other], []))
+        return Example(shown(path), detail, thumbnails.draw(path, boxes, marked), beside)
 
     def _marked(self, row: Finding, index: int | None) -> list[Box]:
         found = self._rows.get(row.where, [])

@@ -70,7 +70,9 @@ class Thumbnails:
         if small is None or self._bytes_left <= 0:
             return None
         buffer = io.BytesIO()
-        _drawn(small, boxes, marked).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+        _drawn(small, boxes, marked).save(
+            buffer, "JPEG", quality=_QUALITY, subsampling=0, optimize=True
+        )  # with fewer colours than pixels, thin lines would turn grey
         text = base64.b64encode(buffer.getvalue()).decode("ascii")
         self._bytes_left -= len(text)
         return f"data:image/jpeg;base64,{text}"
@@ -153,10 +155,9 @@ def _outline(
 ) -> None:
     x1, y1, x2, y2 = corners
     if wide > 1:  # a dark edge shows the colour on any ground
-        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_EDGE, width=wide + 2)
+        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_EDGE)
         if min(x2 - x1, y2 - y1) < _RING:
             x, y, reach = (x1 + x2) / 2, (y1 + y2) / 2, max(x2 - x1, y2 - y1) / 2 + 2 * _RING
             ring = (x - reach, y - reach, x + reach, y + reach)
-            draw.ellipse(ring, outline=_EDGE, width=4)
-            draw.ellipse((ring[0] + 1, ring[1] + 1, ring[2] - 1, ring[3] - 1), outline=colour)
+            draw.ellipse(ring, outline=colour, width=2)
     draw.rectangle(corners, outline=colour, width=wide)
