@@ -35,6 +35,7 @@ def pack(
     max_pixels: int,
     max_bytes: int,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    near_duplicates: Iterable[tuple[int, int]] = (),
 ) -> PreparedStore:
     """Write a packed store of a data set; it appears whole or not at all.
 
@@ -45,13 +46,14 @@ def pack(
         settings: splits and size.
         max_pixels, max_bytes: caps of a single image file.
         progress: wraps the iteration over images, for a progress bar.
+        near_duplicates: pairs of positions in the table of images that must share a drawn split.
 
     Raises:
         DataError: an image that passed validation cannot be read any more, or has changed; or a
             split is empty.
     """
     images = dataset.images.reset_index(drop=True)
-    splits, source = assign_splits(images, settings.val_fraction, settings.test_fraction)
+    splits, source = assign_splits(images, dataset.objects, settings, near_duplicates)
     resize: Any = "letterbox" if dataset.task == "detection" else "crop"
 
     def prepare(row: Any) -> np.ndarray:

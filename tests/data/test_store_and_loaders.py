@@ -1,59 +1,14 @@
 """Packed store, splits, and batches that depend on seed, epoch and image alone."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from data_helpers import make_store
 
 from components.data.loaders import EpochSampler, PreparedDataModule, PreparedDataset
 from components.data.settings import AugmentSettings
-from components.data.splits import assign_splits
 from components.data.store import PreparedStore
 from components.errors import DataError
-
-
-def table(num_images: int, **columns) -> pd.DataFrame:
-    frame = pd.DataFrame({"sha256": [f"{i:064x}" for i in range(num_images)]})
-    return frame.assign(**{"group": None, "split": None, **columns})
-
-
-class TestSplits:
-    def test_shares_are_about_what_is_asked(self):
-        splits, source = assign_splits(table(4000), 0.2, 0.1)
-        assert source == "hash"
-        assert splits.value_counts(normalize=True).to_dict() == pytest.approx(
-            {"train": 0.7, "val": 0.2, "test": 0.1}, abs=0.02
-        )
-
-    def test_an_image_keeps_its_split_as_data_grows(self):
-        small, _ = assign_splits(table(300), 0.2, 0.2)
-        grown, _ = assign_splits(table(900), 0.2, 0.2)
-        assert (grown[:300] == small).all()
-
-    def test_a_larger_test_share_takes_only_from_the_neighbours(self):
-        narrow, _ = assign_splits(table(900), 0.2, 0.1)
-        wide, _ = assign_splits(table(900), 0.2, 0.2)
-        assert (wide[narrow == "test"] == "test").all()
-
-    def test_a_group_stays_together(self):
-        groups = [f"video {i // 10}" for i in range(600)]
-        splits, _ = assign_splits(table(600, group=groups), 0.2, 0.2)
-        assert (splits.groupby(groups).nunique() == 1).all()
-        assert splits.nunique() == 3
-
-    def test_given_splits_are_respected(self):
-        given = ["train", "val", "train", "test"]
-        splits, source = assign_splits(table(4, split=given), 0.5, 0.2)
-        assert splits.tolist() == given and source == "given"
-
-    def test_only_train_given_is_as_if_none_were(self):
-        splits, source = assign_splits(table(400, split=["train"] * 400), 0.2, 0.2)
-        assert source == "hash" and splits.nunique() == 3
-
-    def test_an_empty_split_says_what_to_do(self):
-        with pytest.raises(DataError, match=r"the val split is empty .* preprocess.val_fraction"):
-            assign_splits(table(3, split=["train", "test", "train"]), 0.1, 0.1)
 
 
 def test_boxes_are_scaled_from_original_to_stored_pixels(tmp_path):
