@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -27,8 +28,8 @@ def near_duplicate_links(hashes: Sequence[str], max_bits: int) -> list[tuple[int
     numbers = np.array([int(text, 16) for text in hashes], dtype=np.uint64)
     unique, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     links = {(int(first[u]), row) for row, u in enumerate(which) if first[u] != row}
-    edges = np.linspace(0, _BITS, max_bits + 2).round().astype(int) if max_bits else np.array([])
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    edges = np.linspace(0, _BITS, max_bits + 2).round().astype(int)
+    for low, high in itertools.pairwise(edges):
         part = (unique >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         for bucket in _equal(part):
             values = unique[bucket]
