@@ -1,7 +1,7 @@
 """Decide the splits, decode every image once, bring it to training size, pack for fast reading.
 
 Reads `data/tables/` and the raw images, writes `data/prepared/`. Parameters: sections `base` and
-`preprocess`, and the size caps of `validate`.
+`preprocess`; of `validate` the size caps and what counts as a near-duplicate.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ def preprocess(params: Params, layout: Layout) -> Figures:
     Raises:
         DataError: an image fails that passed validation, or a split is empty.
     """
+    from components.contract.near_duplicates import near_duplicate_links
     from components.contract.tables import Dataset
     from components.data.pack import pack
 
     dataset = Dataset.load(layout.tables)
+    links: list[tuple[int, int]] = []
+    if params.preprocess.group_near_duplicates:
+        hashes = dataset.images["phash"].tolist()
+        links = near_duplicate_links(hashes, params.validate_.near_duplicate_bits)
     store = pack(
         dataset,
         layout.root / params.base.data,
@@ -34,6 +39,7 @@ def preprocess(params: Params, layout: Layout) -> Figures:
         max_pixels=round(params.validate_.max_megapixels * 1e6),
         max_bytes=round(params.validate_.max_file_megabytes * 1e6),
         progress=lambda rows: progress_bar(rows, len(dataset.images), "images"),
+        near_duplicates=links,
     )
     size = (layout.prepared / "images.bin").stat().st_size
     return {

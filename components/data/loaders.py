@@ -161,9 +161,10 @@ def _seeded(augment: v2.Transform, item: dict[str, Any], seed: int) -> dict[str,
 
 def collate(items: list[dict[str, Any]]) -> Batch:
     """A batch: `images` uint8 [B, 3, H, W] (channels last in memory), targets, `rows` [B]."""
-    pixels = torch.stack([item["image"].as_subclass(torch.Tensor) for item in items])
+    # Stacked as they lie in memory, which is as the batch is to lie.
+    pixels = [item["image"].as_subclass(torch.Tensor).permute(1, 2, 0) for item in items]
     batch: Batch = {
-        "images": pixels.contiguous(memory_format=torch.channels_last),
+        "images": torch.stack(pixels).permute(0, 3, 1, 2),
         "rows": torch.stack([item["row"] for item in items]),
     }
     if "label" in items[0]:
@@ -213,7 +214,8 @@ def normalize(
     shape = (1, 3, 1, 1)
     center = torch.tensor(mean, device=images.device).mul(255).view(shape)
     spread = torch.tensor(std, device=images.device).mul(255).view(shape)
-    return (images.float() - center) / spread
+    # In place: a batch of floats is large, and `float` has made a new one.
+    return images.float().sub_(center).div_(spread)
 
 
 class PreparedDataModule(LightningDataModule):

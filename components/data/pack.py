@@ -1,8 +1,14 @@
-"""Make a packed store: decode every image once, scale it, write it after the one before."""
+"""Make a packed store: decode every image once, scale it, write it after the one before.
+
+As raw pixels, or as JPEG without colour subsampling where raw pixels would take too much room; both
+have the same size in pixels, hence the same boxes.
+"""
 
 from __future__ import annotations
 
+import io
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +18,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from components.contract.paths import resolve_inside
 from components.contract.pixels import load_rgb
 from components.contract.tables import Dataset
-from components.data.geometry import resized_shape, scale_image, trimmed
+from components.data.geometry import Resize, resized_shape, scale_image, trimmed
 from components.data.settings import PreprocessSettings
 from components.data.splits import assign_splits
-from components.data.store import PreparedStore, StoreInfo, write_index
+from components.data.store import PreparedStore, Storage, StoreInfo, write_index
 from components.errors import DataError
 from components.files import atomic_path
 
@@ -35,6 +42,7 @@ def pack(
     max_pixels: int,
     max_bytes: int,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    near_duplicates: Iterable[tuple[int, int]] = (),
 ) -> PreparedStore:
     """Write a packed store of a data set; it appears whole or not at all.
 
@@ -42,19 +50,22 @@ def pack(
         dataset: canonical tables.
         raw_root: folder the tables' paths are relative to; only read.
         folder: of the store.
-        settings: splits and size.
+        settings: splits, size and storage.
         max_pixels, max_bytes: caps of a single image file.
         progress: wraps the iteration over images, for a progress bar.
+        near_duplicates: pairs of positions in the table of images that must share a drawn split.
 
     Raises:
         DataError: an image that passed validation cannot be read any more, or has changed; or a
             split is empty.
     """
     images = dataset.images.reset_index(drop=True)
-    splits, source = assign_splits(images, settings.val_fraction, settings.test_fraction)
-    resize: Any = "letterbox" if dataset.task == "detection" else "crop"
+    splits, source = assign_splits(images, dataset.objects, settings, near_duplicates)
+    resize: Resize = "letterbox" if dataset.task == "detection" else "crop"
+    rule = (settings.image_size, resize, settings.crop_fraction)
+    storage = choose_storage(images, settings, resize)
 
-    def prepare(row: Any) -> np.ndarray:
+    def prepare(row: Any) -> tuple[np.ndarray, bytes]:
         pixels = load_rgb(resolve_inside(raw_root, row.path), max_pixels, max_bytes)
         height, width = pixels.shape[:2]
         if (height, width) != (row.height, row.width):
@@ -62,10 +73,10 @@ def pack(
                 f"{row.path}: {width}x{height} pixels now, {row.width}x{row.height} when it was "
                 "validated; run the validate stage again"
             )
-        rule = (settings.image_size, resize, settings.crop_fraction)
         pixels = trimmed(pixels, *rule)
         height, width = pixels.shape[:2]
-        return scale_image(pixels, resized_shape(height, width, *rule))
+        pixels = scale_image(pixels, resized_shape(height, width, *rule))
+        return pixels, encode(pixels, storage, settings.jpeg_quality)
 
     with atomic_path(folder) as draft:
         draft.mkdir()
@@ -74,14 +85,14 @@ def pack(
         with (draft / "images.bin").open("wb") as file:
             rows = list(images.itertuples(index=False))
             prepared = in_order(prepare, rows, settings.num_workers or os.cpu_count() or 1)
-            for pixels, split in zip(progress(prepared), splits, strict=True):
-                file.write(pixels.tobytes())
-                places.append((offset, *pixels.shape[:2]))
-                offset += pixels.size
+            for (pixels, stored), split in zip(progress(prepared), splits, strict=True):
+                file.write(stored)
+                places.append((offset, len(stored), *pixels.shape[:2]))
+                offset += len(stored)
                 if split == "train":
                     moments.add(pixels)
         index = images[["image_id", "path", "sha256"]].assign(split=splits)
-        index[["offset", "height", "width"]] = np.array(places, dtype=np.int64)
+        index[["offset", "num_bytes", "height", "width"]] = np.array(places, dtype=np.int64)
         index["original_height"], index["original_width"] = images["height"], images["width"]
 
         class_ids = {name: number for number, name in enumerate(dataset.classes)}
@@ -105,9 +116,40 @@ def pack(
                 **moments.result(),
                 "objects_per_class": _counts(dataset, objects, index),
             },
+            storage=storage,
         )
         write_index(draft, info, index, objects)
     return PreparedStore.open(folder)
+
+
+def choose_storage(images: pd.DataFrame, settings: PreprocessSettings, resize: Resize) -> Storage:
+    """The storage asked for; for `auto`, raw pixels if all of them keep below the cap.
+
+    Args:
+        images: the canonical table; `height` and `width` are read.
+        settings: `storage`, `max_raw_gigabytes`, and the size images are brought to.
+        resize: rule by which they are.
+    """
+    if settings.storage != "auto":
+        return settings.storage
+    rule = (settings.image_size, resize, settings.crop_fraction)
+    num_bytes = 0
+    for (height, width), count in images[["height", "width"]].value_counts().items():
+        # A view of one byte: only its shape is looked at.
+        picture = np.broadcast_to(np.uint8(0), (height, width, 3))
+        kept = trimmed(picture, *rule).shape
+        num_bytes += 3 * count * math.prod(resized_shape(kept[0], kept[1], *rule))
+    return "raw" if num_bytes <= settings.max_raw_gigabytes * 1e9 else "jpeg"
+
+
+def encode(pixels: np.ndarray, storage: Storage, quality: int) -> bytes:
+    """The bytes that stand for uint8 RGB pixels [H, W, 3] in a store."""
+    if storage == "raw":
+        return pixels.tobytes()
+    file = io.BytesIO()
+    # 4:4:4: small objects keep their colour.
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
 
 
 def _counts(

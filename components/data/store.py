@@ -1,22 +1,26 @@
 """The packed store of prepared images: decoded and resized once, read at memory speed.
 
-A folder with `images.bin` (RGB uint8, image after image), `index.parquet`, `objects.parquet` and
-`dataset.json`; the columns stand in docs/architecture.md.
+A folder with `images.bin` (image after image: RGB uint8, or JPEG files), `index.parquet`,
+`objects.parquet` and `dataset.json`; the columns stand in docs/architecture.md.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from components.data.geometry import Resize
 from components.errors import DataError
 from components.files import read_json, write_json
+
+Storage = Literal["raw", "jpeg"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class StoreInfo:
         fingerprint: of the tables the store was made from.
         split_source: `given` by the data, or by `hash`.
         statistics: mean and standard deviation of the training pixels, images and objects a class.
+        storage: of the pixels: `raw`, read without decoding, or `jpeg`.
     """
 
     task: str
@@ -42,6 +47,7 @@ class StoreInfo:
     fingerprint: str
     split_source: str
     statistics: dict[str, Any]
+    storage: Storage = "raw"
 
 
 class PreparedStore:
@@ -61,6 +67,7 @@ class PreparedStore:
             self._boxes = objects[["x", "y", "width", "height"]].to_numpy(np.float64)
             self._crowd = objects["is_crowd"].to_numpy(bool)
         self._shapes = index[["offset", "height", "width"]].to_numpy(np.int64)
+        self._ends = self._shapes[:, 0] + stored_bytes(info, index)
         self._original = index[["original_height", "original_width"]].to_numpy(np.float64)
 
     @classmethod
@@ -83,11 +90,18 @@ class PreparedStore:
         )
         index = pd.read_parquet(folder / "index.parquet")
         objects = pd.read_parquet(folder / "objects.parquet")
-        expected = int((index["height"] * index["width"] * 3).sum())
-        found = (folder / "images.bin").stat().st_size
+        sizes = stored_bytes(info, index)
+        expected = int(sizes.sum())
+        file = folder / "images.bin"
+        found = file.stat().st_size if file.is_file() else 0
         if found != expected:
             raise DataError(
-                f"{folder / 'images.bin'}: {found} bytes, but the index describes {expected}; "
+                f"{file}: {found} bytes, but the index describes {expected}; "
+                "run the preprocess stage again"
+            )
+        if not np.array_equal(index["offset"], np.cumsum(sizes) - sizes):
+            raise DataError(
+                f"{folder / 'index.parquet'}: offset: the images do not follow one another; "
                 "run the preprocess stage again"
             )
         return cls(folder, info, index, objects)
@@ -124,9 +138,22 @@ class PreparedStore:
         return split
 
     def image(self, row: int) -> np.ndarray:
-        """Stored pixels, uint8 RGB [H, W, 3]; a read-only view."""
+        """Stored pixels, uint8 RGB [H, W, 3]; of raw storage a read-only view.
+
+        Raises:
+            DataError: the stored JPEG is broken.
+        """
         offset, height, width = self._shapes[row]
-        return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+        stored = self._pixels[offset : self._ends[row]]
+        if self.info.storage == "raw":
+            return stored.reshape(height, width, 3)
+        pixels = decode_jpeg(stored, f"{self.folder / 'images.bin'}, image {row}")
+        if pixels.shape != (height, width, 3):
+            raise DataError(
+                f"{self.folder / 'images.bin'}, image {row}: {pixels.shape[1]}x{pixels.shape[0]} "
+                f"pixels, but the index says {width}x{height}; run the preprocess stage again"
+            )
+        return pixels
 
     def label(self, row: int) -> int:
         """Class id of a classification image."""
@@ -153,6 +180,29 @@ class PreparedStore:
         _, height, width = self._shapes[row]
         original_height, original_width = self._original[row]
         return height / original_height, width / original_width
+
+
+def stored_bytes(info: StoreInfo, index: pd.DataFrame) -> np.ndarray:
+    """Bytes of each image in `images.bin`."""
+    if info.storage == "raw":
+        return (index["height"] * index["width"] * 3).to_numpy(np.int64)
+    return index["num_bytes"].to_numpy(np.int64)
+
+
+def decode_jpeg(stored: np.ndarray, name: str) -> np.ndarray:
+    """Pixels of a JPEG file that `pack` wrote.
+
+    Raises:
+        DataError: it is broken; `name` stands in the message.
+    """
+    try:
+        with Image.open(io.BytesIO(stored.tobytes()), formats=("JPEG",)) as image:
+            return np.array(image)
+    # Pillow tells of a broken file by any of these.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{name}: not a whole JPEG ({error}); run the preprocess stage again"
+        ) from None
 
 
 def write_index(folder: Path, info: StoreInfo, index: pd.DataFrame, objects: pd.DataFrame) -> None:

@@ -5,55 +5,15 @@ import pandas as pd
 import pytest
 import torch
 from data_helpers import make_store
+from PIL import Image
 
+from components.contract.tables import Dataset, build
+from components.data.geometry import scale_image
 from components.data.loaders import EpochSampler, PreparedDataModule, PreparedDataset
-from components.data.settings import AugmentSettings
-from components.data.splits import assign_splits
-from components.data.store import PreparedStore
+from components.data.pack import choose_storage, pack
+from components.data.settings import AugmentSettings, PreprocessSettings
+from components.data.store import PreparedStore, write_index
 from components.errors import DataError
-
-
-def table(num_images: int, **columns) -> pd.DataFrame:
-    frame = pd.DataFrame({"sha256": [f"{i:064x}" for i in range(num_images)]})
-    return frame.assign(**{"group": None, "split": None, **columns})
-
-
-class TestSplits:
-    def test_shares_are_about_what_is_asked(self):
-        splits, source = assign_splits(table(4000), 0.2, 0.1)
-        assert source == "hash"
-        assert splits.value_counts(normalize=True).to_dict() == pytest.approx(
-            {"train": 0.7, "val": 0.2, "test": 0.1}, abs=0.02
-        )
-
-    def test_an_image_keeps_its_split_as_data_grows(self):
-        small, _ = assign_splits(table(300), 0.2, 0.2)
-        grown, _ = assign_splits(table(900), 0.2, 0.2)
-        assert (grown[:300] == small).all()
-
-    def test_a_larger_test_share_takes_only_from_the_neighbours(self):
-        narrow, _ = assign_splits(table(900), 0.2, 0.1)
-        wide, _ = assign_splits(table(900), 0.2, 0.2)
-        assert (wide[narrow == "test"] == "test").all()
-
-    def test_a_group_stays_together(self):
-        groups = [f"video {i // 10}" for i in range(600)]
-        splits, _ = assign_splits(table(600, group=groups), 0.2, 0.2)
-        assert (splits.groupby(groups).nunique() == 1).all()
-        assert splits.nunique() == 3
-
-    def test_given_splits_are_respected(self):
-        given = ["train", "val", "train", "test"]
-        splits, source = assign_splits(table(4, split=given), 0.5, 0.2)
-        assert splits.tolist() == given and source == "given"
-
-    def test_only_train_given_is_as_if_none_were(self):
-        splits, source = assign_splits(table(400, split=["train"] * 400), 0.2, 0.2)
-        assert source == "hash" and splits.nunique() == 3
-
-    def test_an_empty_split_says_what_to_do(self):
-        with pytest.raises(DataError, match=r"the val split is empty .* preprocess.val_fraction"):
-            assign_splits(table(3, split=["train", "test", "train"]), 0.1, 0.1)
 
 
 def test_boxes_are_scaled_from_original_to_stored_pixels(tmp_path):
@@ -71,6 +31,128 @@ def test_a_cut_file_is_noticed(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"images.bin: \d+ bytes, but the index describes \d+"):
         PreparedStore.open(tmp_path / "store")
+
+
+class TestStorage:
+    """The same images packed as raw pixels and as JPEG."""
+
+    def packed(self, folder, **settings):
+        rows, objects = [], []
+        raw = folder / "raw"
+        if not raw.exists():
+            raw.mkdir(parents=True)
+            for number in range(8):
+                y, x = np.mgrid[: 60 + number, :90]
+                pixels = np.stack([x * 2, y * 3, 30 * np.sin(x / 9 + number) + 99], axis=2)
+                Image.fromarray(pixels.astype(np.uint8)).save(raw / f"{number}.png")
+        for number in range(8):
+            split = "val" if number % 4 == 3 else "train"
+            text = f"{number:x}"
+            rows.append(
+                {"path": f"{number}.png", "width": 90, "height": 60 + number, "split": split}
+                | {"sha256": text * 64, "phash": text * 16}
+            )
+            box = {"x": 3.5, "y": 7.25, "width": 31.0, "height": 20.0, "area": 620.0}
+            objects.append({"image_id": number, "label": "a", "is_crowd": False, **box})
+        tables = build(rows, objects, "detection")
+        dataset = Dataset(*tables, ("a",), "detection", "coco")
+        chosen = PreprocessSettings(image_size=64, **settings)
+        return pack(dataset, raw, folder / "store", chosen, 10**6, 10**6)
+
+    def test_raw_pixels_are_the_scaled_originals_to_the_bit(self, tmp_path):
+        store = self.packed(tmp_path, storage="raw")
+        assert store.info.storage == "raw"
+        for row in range(8):
+            original = np.asarray(Image.open(tmp_path / "raw" / f"{row}.png"))
+            expected = scale_image(original, store.image(row).shape[:2])
+            assert np.array_equal(store.image(row), expected)
+
+    def test_jpeg_differs_in_little_but_its_bytes(self, tmp_path):
+        raw = self.packed(tmp_path, storage="raw")
+        pixels = [raw.image(row) for row in range(8)]
+        jpeg = self.packed(tmp_path, storage="jpeg")
+        assert jpeg.info.storage == "jpeg"
+        size = (jpeg.folder / "images.bin").stat().st_size
+        assert size < sum(image.size for image in pixels) / 3
+        for row, image in enumerate(pixels):
+            ours = jpeg.image(row)
+            assert ours.dtype == np.uint8 and ours.shape == image.shape
+            assert np.abs(ours.astype(int) - image).mean() < 2
+            assert jpeg.scale(row) == raw.scale(row)
+            for one, other in zip(jpeg.boxes(row), raw.boxes(row), strict=True):
+                assert np.array_equal(one, other)
+        assert jpeg.info.statistics == raw.info.statistics
+
+    def test_a_lower_quality_takes_fewer_bytes(self, tmp_path):
+        sizes = []
+        for quality in (50, 95):
+            store = self.packed(tmp_path, storage="jpeg", jpeg_quality=quality)
+            sizes.append((store.folder / "images.bin").stat().st_size)
+        assert sizes[0] < sizes[1]
+
+    @pytest.mark.parametrize(("spare", "storage"), [(0, "raw"), (-1, "jpeg")])
+    def test_auto_is_raw_up_to_the_cap(self, tmp_path, spare, storage):
+        raw = self.packed(tmp_path, storage="raw")
+        num_bytes = (raw.folder / "images.bin").stat().st_size
+        store = self.packed(tmp_path, max_raw_gigabytes=(num_bytes + spare) / 1e9)
+        assert store.info.storage == storage
+
+    def test_the_size_of_crops_is_known_before_they_are_made(self):
+        """A picture 1 pixel high is trimmed first; its width would be enormous otherwise."""
+        images = pd.DataFrame({"height": [1, 100], "width": [50_000, 100]})
+        cap = (64 * 64 * 4 + 73 * 73 * 3 + 64 * 74 * 6 * 3) / 1e9
+        settings = PreprocessSettings(image_size=64, max_raw_gigabytes=cap)
+        assert choose_storage(images, settings, "crop") == "raw"
+
+    def test_jpeg_gives_the_same_items_with_workers(self, tmp_path):
+        store = self.packed(tmp_path, storage="jpeg")
+        batches = []
+        for num_workers in (0, 2):
+            data = PreparedDataModule(
+                store, 2, (0.5,) * 3, (0.5,) * 3, AugmentSettings(), num_workers=num_workers
+            )
+            batches.append([batch["images"] for batch in data.train_dataloader()])
+        assert all(torch.equal(*pair) for pair in zip(*batches, strict=True))
+
+    def test_a_cut_jpeg_file_is_noticed_on_opening(self, tmp_path):
+        file = self.packed(tmp_path, storage="jpeg").folder / "images.bin"
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(DataError, match=r"images.bin: \d+ bytes, but the index describes \d+"):
+            PreparedStore.open(tmp_path / "store")
+        file.unlink()
+        with pytest.raises(DataError, match=r"images.bin: 0 bytes"):
+            PreparedStore.open(tmp_path / "store")
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data, start, end: data[:start] + bytes(end - start) + data[end:],
+            lambda data, start, end: data[: start + 900] + bytes(end - start - 900) + data[end:],
+        ],
+        ids=["zeros instead", "cut within"],
+    )
+    def test_a_broken_jpeg_is_named(self, tmp_path, damage):
+        store = self.packed(tmp_path, storage="jpeg")
+        start, size = (int(store.index[name][7]) for name in ("offset", "num_bytes"))
+        file = store.folder / "images.bin"
+        file.write_bytes(damage(file.read_bytes(), start, start + size))
+        opened = PreparedStore.open(store.folder)
+        opened.image(0)
+        with pytest.raises(DataError, match=r"images.bin, image 7: not a whole JPEG .* preprocess"):
+            opened.image(7)
+
+    def test_an_index_that_does_not_fit_is_noticed(self, tmp_path):
+        store = self.packed(tmp_path, storage="jpeg")
+        index = store.index.copy()
+        index.loc[2, "offset"] += 1
+        write_index(store.folder, store.info, index, store.objects)
+        with pytest.raises(DataError, match=r"index.parquet: offset: the images do not follow"):
+            PreparedStore.open(store.folder)
+        index = store.index.copy()
+        index.loc[2, "width"] += 1
+        write_index(store.folder, store.info, index, store.objects)
+        with pytest.raises(DataError, match=r"image 2: 64x\d+ pixels, but the index says 65x\d+"):
+            PreparedStore.open(store.folder).image(2)
 
 
 def test_no_store_names_the_stage_to_run(tmp_path):
