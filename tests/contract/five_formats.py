@@ -98,10 +98,8 @@ def make(
             rng = np.random.default_rng([seed, len(samples)])
             size = (96, 72) if number % 4 else (72, 96)
             label = classes[number % len(classes)]
-            if task == "detection":
-                things = _boxes(rng, size, classes, number)
-            else:
-                things = [Thing(label)]
+            boxes = task == "detection"
+            things = _boxes(rng, size, classes, number) if boxes else [Thing(label)]
             suffix = ".png" if number % 5 == 4 else ".jpg"
             data = encode(picture(rng, size, things, classes), suffix)
             samples.append(
@@ -116,7 +114,7 @@ def picture(
     things: list[Thing],
     classes: tuple[str, ...] | list[str] = CLASSES,
 ) -> np.ndarray:
-    """[height, width, 3] pixels: clouds, grain, and a shape of the class's colour for each thing."""
+    """[height, width, 3] pixels: clouds, grain, a shape of the class's colour for each thing."""
     width, height = size
     clouds = Image.fromarray(rng.integers(30, 226, (6, 6, 3), dtype=np.uint8))
     pixels = np.asarray(clouds.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
