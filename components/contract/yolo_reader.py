@@ -92,7 +92,7 @@ def find_files(root: Path) -> list[Path]:
         root / folder / name
         for part in _layout(folders)
         if part.folder is not None
-        for folder in folders.walk(label_path(join(part.folder, "x")).rpartition("/")[0])
+        for folder in folders.walk(_labels_of(part.folder))
         for name in folders.with_suffix(folder, ".txt")
         if name.lower() not in _NOT_LABELS
     )
@@ -107,6 +107,11 @@ def label_path(image: str) -> str:
             parts[place] = "labels"
             break
     return "/".join(parts)
+
+
+def _labels_of(folder: str) -> str:
+    """The folder of the label files of the images in a folder."""
+    return label_path(join(folder, "x")).rpartition("/")[0]
 
 
 def read_yolo(root: Path, classes: Sequence[str] | None = None) -> Reading:
@@ -300,6 +305,11 @@ class _Reader:
 
     def read_part(self, part: _Part, config: _Config) -> None:
         """Read the images of one part, and their labels."""
+        if part.folder is not None:
+            labels = _labels_of(part.folder)
+            for place in self.folders.walk(labels):
+                images = join(part.folder, place[len(labels) :].lstrip("/"))
+                self.label_folders.setdefault(place, images.rstrip("/"))
         num_images = num_labels = 0
         for path, where in self._images(part):
             if path in self.named:
