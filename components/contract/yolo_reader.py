@@ -90,9 +90,8 @@ def find_files(root: Path) -> list[Path]:
         return found
     return sorted(
         root / folder / name
-        for part in _layout(folders)
-        if part.folder is not None
-        for folder in folders.walk(_labels_of(part.folder))
+        for images in dict.fromkeys(part.folder or "images" for part in _layout(folders))
+        for folder in folders.walk(_labels_of(images))
         for name in folders.with_suffix(folder, ".txt")
         if name.lower() not in _NOT_LABELS
     )
