@@ -60,7 +60,7 @@ def incoming(params: Params, layout: Layout, batch: Path, merge: bool) -> dict[s
         current = _validated(data, params)
         if current.dataset is None:
             errors = [item for item in current.findings if item.severity == "error"]
-            plural = "s" if len(errors) > 1 else ""
+            plural = "" if len(errors) == 1 else "s"
             raise DataError(
                 f"base.data = {params.base.data}: the data itself has {len(errors)} error{plural}, "
                 f"such as {errors[0]}; mend that before anything is added"

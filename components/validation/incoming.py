@@ -6,6 +6,7 @@ is there already, looks, and drift. Nothing is written here; `components.validat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,9 +113,13 @@ def contents(reading: Reading) -> list[Content]:
     found: list[list[tuple[Any, ...]]] = [[] for _ in reading.images]
     for item in reading.objects:
         # Formats with fractions bring rounding; a hundredth of a pixel is none of anybody's doing.
-        box = () if item.box is None else tuple(round(number, 2) for number in item.box)
+        box = () if item.box is None else tuple(map(_rounded, item.box))
         found[item.image].append((item.label, item.is_crowd, *box))
     return [tuple(sorted(items)) for items in found]
+
+
+def _rounded(number: float) -> float:
+    return round(number, 2) if math.isfinite(number) else math.inf  # NaN would equal nothing
 
 
 def alike(one: Content, two: Content) -> bool:

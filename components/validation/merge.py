@@ -11,6 +11,7 @@ import os
 import shutil
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -72,17 +73,26 @@ def check_merged(merged: Result, current: Result, verdict: Verdict) -> None:
     if found != wanted:
         lost, more = (wanted - found).total(), (found - wanted).total()
         raise DataError(
-            f"merged, the data is not the sum of its parts: {lost} images lost or labelled "
-            f"differently, {more} unexpected; did a file change meanwhile?"
+            f"merged, the data is not the sum of its parts: {lost} images lost or described "
+            f"differently, {more} unexpected. Did a file change meanwhile? Does the batch bring "
+            f"groups or columns that the format {current.reading.format} cannot hold?"
         )
     if merged.reading.classes != current.reading.classes:
         raise DataError(f"merged, the classes are {', '.join(merged.reading.classes)}")
 
 
-def _content(reading: Reading, facts: list[ImageFacts], kept: Any) -> Counter[Any]:
+def _content(reading: Reading, facts: list[ImageFacts], kept: Iterable[int]) -> Counter[Any]:
+    """What images are, whatever their names: content, labels, group, columns.
+
+    Splits cannot be compared: a batch without them goes where the data wants it.
+    """
     labels = contents(reading)
-    # Splits cannot be compared: a batch without them goes where the data wants it.
-    return Counter((facts[index].sha256, labels[index]) for index in kept)
+    found: Counter[Any] = Counter()
+    for index in kept:
+        image = reading.images[index]
+        columns = [item for item in (image.columns or {}).items() if item[1] is not None]
+        found[facts[index].sha256, labels[index], image.group, tuple(sorted(columns))] += 1
+    return found
 
 
 def _check_splits(reading: Reading, verdict: Verdict) -> None:
@@ -150,7 +160,7 @@ def _add_to_coco(draft: Path, current: Result, verdict: Verdict) -> dict[str, st
         path = str(PurePosixPath(folder) / name)
         _copy_image(verdict.reading, image, draft / path)
         added[image.path] = path
-        row = dict(image.columns or {})
+        row = dict(image.columns or {}) | ({} if image.group is None else {"group": image.group})
         row |= {"id": next_image, "file_name": f"{prefix}{name}"}
         content["images"].append(row | {"width": fact.width, "height": fact.height})
         ids = {category["name"]: category["id"] for category in content["categories"]}
