@@ -1,0 +1,317 @@
+"""Training images a second: prepared data against torchvision's and autotimm's loading.
+
+    python -m benchmarks.loading [--photos DIR] [--autotimm /path/to/its/bin/python]
+
+Photos are cut and scaled to JPEG files of 500 x 375 (quality 90). Classification: to 224 px with a
+random crop of 80 to 100 % of the area, flips, colour jitter, normalisation; detection: to 640 px
+with a zoom of 0.8 to 1, a random window, flips, colour jitter, normalisation, and 8 boxes an image.
+All contenders give normalised float batches; one thread a process. torchvision does it in its two
+ways, on Pillow images and on tensors. autotimm runs its own defaults, in a process of its own.
+Epochs take turns, after one that warms up and starts the workers; medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WIDTH, HEIGHT, NUM_BOXES = 500, 375, 8
+SIZES = {"classification": 224, "detection": 640}
+BATCHES = {"classification": 32, "detection": 8}
+WORKERS = (0, 2)
+Epoch = Callable[[], Iterable[Any]]
+
+
+def make_photos(source: Path, folder: Path, count: int) -> None:
+    """`count` JPEGs in two class folders below `train` and `val`, and COCO files of boxes."""
+    files = sorted([*source.rglob("*.jpg"), *source.rglob("*.jpeg"), *source.rglob("*.png")])
+    if not files:
+        raise SystemExit(f"--photos {source}: no .jpg, .jpeg or .png below it")
+    rng = np.random.default_rng(0)
+    for split, number in (("train", count), ("val", 8)):
+        images, annotations = [], []
+        for index, file in zip(range(number), itertools.cycle(files), strict=False):
+            with Image.open(file) as opened:
+                photo = opened.convert("RGB")
+            share = rng.uniform(0.7, 1)
+            width, height = photo.size
+            side = share * min(width / 4, height / 3)
+            left, top = rng.uniform(0, width - 4 * side), rng.uniform(0, height - 3 * side)
+            box = (left, top, left + 4 * side, top + 3 * side)
+            name = f"{'ab'[index % 2]}/{index:04}.jpg"
+            path = folder / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            photo.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box).save(path, quality=90)
+            images.append({"id": index, "file_name": name, "width": WIDTH, "height": HEIGHT})
+            for corner, sides in zip(
+                rng.uniform(0, 250, (NUM_BOXES, 2)),
+                rng.uniform(20, 120, (NUM_BOXES, 2)),
+                strict=True,
+            ):
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": index, "category_id": 1 + index % 2}
+                    | {"bbox": [*corner, *sides], "area": float(np.prod(sides)), "iscrowd": 0}
+                )
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        }
+        (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def ours(folder: Path, task: str, storage: str) -> Callable[[int], Epoch]:
+    """Prepared data with the default augmentation; normalised as in training."""
+    from components.contract.tables import Dataset, build
+    from components.data.loaders import PreparedDataModule
+    from components.data.pack import pack
+    from components.data.settings import AugmentSettings, PreprocessSettings
+
+    images, objects = [], []
+    for split in ("train", "val"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        first = len(images)
+        for item in content["images"]:
+            text = f"{len(images):016x}"
+            images.append(
+                {"path": f"{split}/{item['file_name']}", "width": WIDTH, "height": HEIGHT}
+                | {"sha256": text * 4, "phash": text, "split": split}
+            )
+            if task == "classification":
+                objects.append({"image_id": len(images) - 1, "label": item["file_name"][0]})
+        for item in content["annotations"] if task == "detection" else ():
+            x, y, width, height = item["bbox"]
+            objects.append(
+                {"image_id": first + item["image_id"], "label": "ab"[item["category_id"] - 1]}
+                | {"x": x, "y": y, "width": width, "height": height}
+                | {"area": item["area"], "is_crowd": False}
+            )
+    kind: Any = task
+    dataset = Dataset(*build(images, objects, kind), ("a", "b"), kind, "coco")
+    choice: Any = storage
+    settings = PreprocessSettings(image_size=SIZES[task], storage=choice)
+    store = pack(dataset, folder, folder / f"{task}-{storage}", settings, 10**7, 10**7)
+
+    def with_workers(num_workers: int) -> Epoch:
+        data = PreparedDataModule(
+            store, BATCHES[task], MEAN, STD, AugmentSettings(), num_workers=num_workers
+        )
+        loader = data.train_dataloader()
+        number = itertools.count()
+
+        def epoch() -> Iterable[Any]:
+            loader.sampler.set_epoch(next(number))  # type: ignore[attr-defined]
+            return (data.on_after_batch_transfer(batch, 0) for batch in loader)
+
+        return epoch
+
+    return with_workers
+
+
+def torchvision_way(folder: Path, task: str, backend: str) -> Callable[[int], Epoch]:
+    """`ImageFolder` or `CocoDetection` with v2 transforms, on Pillow images or on tensors."""
+    from torchvision.datasets import CocoDetection, ImageFolder
+    from torchvision.transforms import v2
+
+    size = SIZES[task]
+    to_image: list[torch.nn.Module] = [v2.ToImage()]
+    first, last = (to_image, []) if backend == "tensors" else ([], to_image)
+    common = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
+    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    if task == "classification":
+        crop = v2.RandomResizedCrop(size, scale=(0.8, 1.0), antialias=True)
+        transform = v2.Compose([*first, crop, *common, *last, *finish, v2.ToPureTensor()])
+        dataset: Any = ImageFolder(folder / "train", transform)
+        collate = None
+    else:
+        place = [
+            v2.ScaleJitter((size, size), (0.8, 1.0), antialias=True),
+            v2.RandomCrop(size, pad_if_needed=True, fill=114),
+        ]
+        boxes = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)]
+        transform = v2.Compose([*first, *place, *common, *boxes, *last, *finish, v2.ToPureTensor()])
+        dataset = CocoDetection(
+            folder / "train",
+            folder / "train.json",
+            transforms=lambda image, target: transform(with_boxes(image, target)),
+        )
+        collate = stack_images
+
+    def with_workers(num_workers: int) -> Epoch:
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            BATCHES[task],
+            shuffle=True,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            collate_fn=collate,
+        )
+        return lambda: loader
+
+    return with_workers
+
+
+def with_boxes(image: Image.Image, annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    """An image and its COCO annotations as v2 transforms read them."""
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    boxes = tv_tensors.BoundingBoxes(
+        [item["bbox"] for item in annotations], format="XYWH", canvas_size=(HEIGHT, WIDTH)
+    )
+    boxes = v2.functional.convert_bounding_box_format(boxes, new_format="XYXY")
+    labels = torch.tensor([item["category_id"] for item in annotations])
+    return {"image": image, "boxes": boxes, "labels": labels}
+
+
+def stack_images(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Images [B, 3, H, W], and boxes and labels of each."""
+    images = torch.stack([item["image"] for item in items])
+    rest: dict[str, Any] = {key: [item[key] for item in items] for key in ("boxes", "labels")}
+    return {"images": images, **rest}
+
+
+def autotimm_way(folder: Path, task: str) -> Callable[[int], Epoch]:
+    """autotimm's data modules with their default transforms."""
+    import autotimm
+
+    def with_workers(num_workers: int) -> Epoch:
+        common = {"image_size": SIZES[task], "batch_size": BATCHES[task], "pin_memory": False}
+        common |= {"num_workers": num_workers, "persistent_workers": num_workers > 0}
+        if task == "classification":
+            data = autotimm.ImageDataModule(folder, **common)
+        else:
+            data = autotimm.DetectionDataModule(
+                folder,
+                train_images_dir=folder / "train",
+                val_images_dir=folder / "val",
+                train_ann_file=folder / "train.json",
+                val_ann_file=folder / "val.json",
+                **common,
+            )
+        data.setup("fit")
+        loader = data.train_dataloader()
+        return lambda: loader
+
+    return with_workers
+
+
+def serve(folder: Path, task: str) -> None:
+    """In autotimm's process: one epoch a line of input, its images a second a line of output."""
+    # What its libraries print must not mix with the answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    make = autotimm_way(folder, task)
+    epochs = {workers: make(workers) for workers in WORKERS}
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        print(rate(epochs[int(line)]), file=answers, flush=True)
+
+
+def remote(python: str, folder: Path, task: str) -> tuple[subprocess.Popen[str], bool]:
+    """autotimm's process, and whether its data module works there."""
+    process = subprocess.Popen(
+        [python, __file__, "--serve", str(folder), task],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip() == "ready"
+
+
+def rate(epoch: Epoch) -> float:
+    """Images a second of one epoch, from asking for it to its last batch."""
+    started, images = time.perf_counter(), 0
+    for batch in epoch():
+        found = batch["images"] if isinstance(batch, dict) else batch[0]
+        images += len(found)
+    return images / (time.perf_counter() - started)
+
+
+def measure(task: str, folder: Path, rounds: int, autotimm: str | None) -> list[str]:
+    """Rows of a table: contender, medians by number of workers, ratio to ours."""
+    makers = {
+        "timmflow, raw": ours(folder, task, "raw"),
+        "timmflow, jpeg": ours(folder, task, "jpeg"),
+        "torchvision, Pillow": torchvision_way(folder, task, "Pillow"),
+        "torchvision, tensors": torchvision_way(folder, task, "tensors"),
+    }
+    calls: dict[tuple[str, int], Callable[[], float]] = {}
+    for name, make in makers.items():
+        for workers in WORKERS:
+            epoch = make(workers)
+            calls[name, workers] = lambda epoch=epoch: rate(epoch)  # type: ignore[misc]
+    process = None
+    if autotimm:
+        process, works = remote(autotimm, folder, task)
+        for workers in WORKERS if works else ():
+            calls["autotimm", workers] = lambda n=workers: ask(process, n)  # type: ignore[misc]
+    found: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
+    for number in range(rounds + 1):
+        for key, call in calls.items():
+            value = call()
+            if number:  # the first warms up
+                found[key].append(value)
+    if process is not None:
+        process.terminate()
+        process.wait()
+    medians = {key: statistics.median(values) for key, values in found.items()}
+    lines = []
+    for name in dict.fromkeys(name for name, _ in medians):
+        rates = [medians[name, workers] for workers in WORKERS]
+        ratios = [medians["timmflow, raw", workers] / medians[name, workers] for workers in WORKERS]
+        cells = [f"{value:.0f} | {ratio:.1f}" for value, ratio in zip(rates, ratios, strict=True)]
+        lines.append(f"| {task} {SIZES[task]} | {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def ask(process: subprocess.Popen[str], num_workers: int) -> float:
+    """Images a second of an epoch in autotimm's process."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{num_workers}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def main() -> None:
+    """Make the photos, measure, print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--photos", type=Path, default=Path("/work/shared/data"))
+    parser.add_argument("--autotimm", help="python of the environment that holds autotimm")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=192, help="a third of it for detection")
+    parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "TASK"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if args.serve:
+        serve(Path(args.serve[0]), args.serve[1])
+        return
+    print("| task | loader | images/s, 0 workers | ours is x | images/s, 2 workers | ours is x |")
+    print("|---|---|---:|---:|---:|---:|")
+    for task, share in (("classification", 1), ("detection", 3)):
+        with tempfile.TemporaryDirectory() as folder:
+            make_photos(args.photos, Path(folder), args.images // share)
+            for line in measure(task, Path(folder), args.rounds, args.autotimm):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
