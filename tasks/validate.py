@@ -1,8 +1,9 @@
 """Read the raw data, check all of it, and write the canonical tables.
 
 Reads the folder `base.data`, which is never written to. Writes `reports/validation.json` and
-`reports/validation.html` in any case, and `data/tables/` if there is no error. Parameters: sections
-`base` and `validate`; `python -m tasks.params --schema` lists them.
+`reports/validation.html` in any case, and `data/tables/` if no error stops. Parameters: sections
+`base` and `validate`, and `preprocess.image_size`, at which small boxes are judged;
+`python -m tasks.params --schema` lists them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ def validate(params: Params, layout: Layout) -> Figures:
     """Check the raw data and turn it into the canonical tables.
 
     Returns:
-        `num_images`, `num_objects`, `num_classes`, `num_errors` (0), `num_warnings`.
+        `num_images`, `num_objects`, `num_classes`, `num_errors` (0), `num_warnings`,
+        `num_quarantined`: images that were left out; they are in none of the other numbers.
 
     Raises:
-        DataError: the data cannot be read at all; or there are error-level findings, the first few
+        DataError: the data cannot be read at all; or there are errors that stop, the first few
             of which it names. The report is then written, the tables are not.
     """
     from components.contract.readers import read_dataset
@@ -34,17 +36,16 @@ def validate(params: Params, layout: Layout) -> Figures:
 
     base, settings = params.base, params.validate_
     reading = read_dataset(layout.root / base.data, settings.format, base.task, base.classes)
-    result = validate_reading(reading, settings)
+    result = validate_reading(reading, settings, params.preprocess.image_size)
     write_json(layout.validation, result.report())
     write_text(layout.validation_page, render(result, base.data))
-    errors = [finding for finding in result.findings if finding.severity == "error"]
-    if errors:
-        lines = [f"  {finding}" for finding in errors[:_NAMED]]
-        if len(errors) > _NAMED:
-            lines.append(f"  and {len(errors) - _NAMED} more")
-        plural = "s" if len(errors) > 1 else ""
+    if result.num_errors:
+        lines = [f"  {finding}" for finding in result.stopping[:_NAMED]]
+        if result.num_errors > len(lines):
+            lines.append(f"  and {result.num_errors - len(lines):,} more")
+        plural = "s" if result.num_errors > 1 else ""
         raise DataError(
-            f"base.data = {base.data}: {len(errors)} error{plural} in the data\n"
+            f"base.data = {base.data}: {result.num_errors:,} error{plural} in the data\n"
             + "\n".join(lines)
             + f"\n  all findings: {layout.validation_page}"
         )
@@ -55,7 +56,8 @@ def validate(params: Params, layout: Layout) -> Figures:
         "num_objects": len(result.dataset.objects),
         "num_classes": len(result.dataset.classes),
         "num_errors": 0,
-        "num_warnings": len(result.findings),
+        "num_warnings": result.num_warnings,
+        "num_quarantined": len(result.quarantine),
     }
 
 

@@ -61,6 +61,7 @@ CHECKS: dict[str, Check] = {
             "split-missing": "the data brings its splits, but not train and val!",
             "split-unknown": "an annotation file whose name does not tell its split!",
             "column-missing": "a table lacks a column!",
+            "quarantine-share": "more images with errors than validate.quarantine_max_share!",
             "check-failed": "a check that itself failed: what it checks is not known to be fine!",
         },
     ),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -24,14 +24,19 @@ from typing import Any
 
 from components.contract.class_names import name_fault, settle
 from components.contract.findings import Finding, finding
+from components.contract.image_columns import ImageColumns, group_of
 from components.contract.paths import PathEscape, check_relative, resolve_inside
 from components.contract.reading import SPLIT_NAMES, Box, RawImage, RawObject, Reading
+from components.contract.segmentation import segmentation_fault, segmentation_text
+from components.contract.unlisted import unlisted_images
 from components.errors import DataError
 from components.files import read_json
 
 _ROBOFLOW = "_annotations.coco.json"
 _LISTED = 1000  # findings of one check in one file; the rest is only counted
 _KEYS = ("images", "annotations", "categories")
+_READ = ("id", "file_name", "width", "height")  # keys of an image's row that are no user's column
+_COCO_ONLY = ("license", "coco_url", "flickr_url", "date_captured")  # say nothing to learn from
 
 
 def find_files(root: Path) -> list[Path]:
@@ -87,9 +92,10 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
     if not files:
         raise DataError(f"{root}: no COCO file, such as annotations/instances_train.json")
     named: dict[str, str] = {}  # path of an image: where it was named first
+    columns = ImageColumns({*_READ, *_COCO_ONLY})
     first: tuple[str, dict[int, str]] | None = None
     for file in files:
-        reader = _FileReader(root, file, named)
+        reader = _FileReader(root, file, named, columns)
         if reader.content is None:
             reading.findings += reader.findings
             continue
@@ -123,6 +129,8 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
             )
         reader.read_rows(reading, categories)
         reading.findings += reader.findings
+    if named:
+        reading.findings += unlisted_images(root, named)
     reading.sort()
     return reading
 
@@ -130,13 +138,24 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
 class _FileReader:
     """Reads one COCO file; what is wrong goes to `findings`."""
 
-    def __init__(self, root: Path, file: Path, named: dict[str, str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        file: Path,
+        named: dict[str, str],
+        columns: ImageColumns | None = None,
+    ) -> None:
         self.root, self.file, self.named = root, file, named
+        self.columns = columns or ImageColumns({*_READ, *_COCO_ONLY})
         self.name = file.relative_to(root).as_posix()
         self.word = split_word(self.name)
         self.split = SPLIT_NAMES[self.word.rstrip("0123456789").lower()] if self.word else None
         self.findings: list[Finding] = []
         self.counts: Counter[str] = Counter()
+        self.placed: dict[str, set[str]] = defaultdict(set)  # check: images with a finding of it
+        self.first: dict[str, str] = {}  # check: the first of these images
+        self.rest: Counter[tuple[str, str]] = Counter()  # check, an image or none: not listed
+        self.paths: dict[int, str] = {}  # image id: its path, or its name where there is no file
         self.content: dict[str, list[Any]] | None = None
         self.folders = self._folders()
         try:
@@ -200,55 +219,69 @@ class _FileReader:
         self, reading: Reading, positions: dict[int, int | None], index: int, row: Any
     ) -> None:
         place = f"images[{index}]"
-        number = _integer(row.get("id")) if isinstance(row, dict) else None
+        name = row.get("file_name") if isinstance(row, dict) else None
+        if not isinstance(name, str):
+            self._error("image-row-broken", place, "must be an object with a file_name", row)
+            return
+        path, fault = self._find(name)
+        image = path or name
+        number = _integer(row.get("id"))
         if number is None:
-            self._error("image-row-broken", place, "must have a whole number as id", row)
+            message = "must have a whole number as id"
+            self._error("image-row-broken", place, message, row.get("id"), image=image)
             return
         if number in positions:
-            self._error("duplicate-image-id", place, "this image id is used twice", number)
+            message = "this image id is used twice"
+            # Whose are the annotations? Neither image can be used.
+            self._error("duplicate-image-id", place, message, number, image=image)
+            other = self.paths[number]
+            self._error("duplicate-image-id", f"images of {other}", message, number, image=other)
             return
         positions[number] = None  # known, but unusable unless all that follows holds
-        name = row.get("file_name")
-        if not isinstance(name, str):
-            self._error("image-row-broken", place, "file_name must be text", name)
-            return
-        try:
-            path = self._locate(name)
-        except PathEscape as fault:
-            self._error("path-escape", place, str(fault), name, "a relative path inside the data")
+        self.paths[number] = image
+        if fault:
+            allowed = "a relative path inside the data"
+            self._error("path-escape", place, fault, name, allowed, image=image)
             return
         if path is None:
-            self._error(
-                "file-missing",
-                place,
-                "there is no such image file",
-                name,
-                "a file in " + ", ".join(f"{folder or '.'}/" for folder in self.folders),
-            )
+            allowed = "a file in " + ", ".join(f"{folder or '.'}/" for folder in self.folders)
+            message = "there is no such image file"
+            self._error("file-missing", place, message, name, allowed, image=image)
             return
         if path in self.named:
-            self._error(
-                "duplicate-image",
-                place,
-                f"this file is named a second time; first by {self.named[path]}",
-                path,
-            )
+            message = f"this file is named a second time; first by {self.named[path]}"
+            self._error("duplicate-image", place, message, path, image=image)
             return
         self.named[path] = f"{self.name}: {place}"
-        size = None
-        if row.get("width") is not None or row.get("height") is not None:
-            width, height = _number(row.get("width")), _number(row.get("height"))
-            if width is None or height is None:
-                self._error(
-                    "image-row-broken",
-                    place,
-                    "width and height must be numbers of pixels",
-                    [row.get("width"), row.get("height")],
-                )
-            else:
-                size = (width, height)
+        size = self._size(place, row, image)
+        group, fault = group_of(row)
+        if fault:
+            self._error("image-row-broken", place, fault, image=image)
+        columns, fault = self.columns.read(row)
+        if fault:
+            self._error("image-row-broken", place, fault)
         positions[number] = len(reading.images)
-        reading.images.append(RawImage(path, self.split, size, where=f"{self.name}: {place}"))
+        reading.images.append(
+            RawImage(path, self.split, size, f"{self.name}: {place}", group, columns)
+        )
+
+    def _size(self, place: str, row: dict[str, Any], image: str) -> tuple[float, float] | None:
+        if row.get("width") is None and row.get("height") is None:
+            return None
+        width, height = _number(row.get("width")), _number(row.get("height"))
+        if width is None or height is None:
+            message = "width and height must be numbers of pixels"
+            value = [row.get("width"), row.get("height")]
+            self._error("image-row-broken", place, message, value, image=image)
+            return None
+        return width, height
+
+    def _find(self, name: str) -> tuple[str | None, str | None]:
+        """The path of an image file, if there is one, and why it must not be used, if so."""
+        try:
+            return self._locate(name), None
+        except PathEscape as fault:
+            return None, str(fault)
 
     def _read_annotation(
         self,
@@ -263,48 +296,44 @@ class _FileReader:
         if not isinstance(row, dict):
             self._error("annotation-broken", place, "must be an object", row)
             return
-        number = _integer(row.get("id"))
-        if row.get("id") is not None:
-            if number is None:
-                self._error("annotation-broken", place, "id must be a whole number", row["id"])
-            elif number in seen:
-                self._error("duplicate-annotation-id", place, "this id is used twice", number)
-            else:
-                seen.add(number)
-        image = _integer(row.get("image_id"))
-        if image is None or image not in positions:
-            self._error(
-                "image-id-unknown",
-                place,
-                "image_id names no image of the file",
-                row.get("image_id"),
-            )
+        number, path = _integer(row.get("image_id")), ""
+        if number is not None:
+            path = self.paths.get(number, "")
+        self._check_id(place, row.get("id"), seen, path)
+        if number is None or number not in positions:
+            message = "image_id names no image of the file"
+            self._error("image-id-unknown", place, message, row.get("image_id"))
             return
         category = _integer(row.get("category_id"))
         if category is None or category not in categories:
+            known = ", ".join(f"{key} ({name})" for key, name in islice(categories.items(), 10))
             self._error(
                 "class-unknown",
                 place,
                 "category_id names no category of the file",
                 row.get("category_id"),
-                "one of "
-                + ", ".join(f"{key} ({name})" for key, name in islice(categories.items(), 10)),
+                f"one of {known}",
+                image=path,
             )
             return
-        box = self._box(place, row.get("bbox"))
+        box = self._box(place, row.get("bbox"), path)
         area = None
         if row.get("area") is not None:
             area = _number(row["area"])
             if area is None or not math.isfinite(area) or area < 0:
-                self._error("area-broken", place, "area must be a number, at least 0", row["area"])
+                message = "area must be a number, at least 0"
+                self._error("area-broken", place, message, row["area"], image=path)
+                area = None
         crowd = row.get("iscrowd", 0)
         if crowd not in (0, 1):
-            self._error("annotation-broken", place, "iscrowd must be 0 or 1", crowd)
+            self._error("annotation-broken", place, "iscrowd must be 0 or 1", crowd, image=path)
             crowd = 0
-        fault = _segmentation_fault(row.get("segmentation"))
+        position = positions[number]
+        size = None if position is None else reading.images[position].size
+        mask = row.get("segmentation")
+        fault = segmentation_fault(mask, size)
         if fault:
-            self._error("segmentation-broken", place, fault)
-        position = positions[image]
+            self._error("segmentation-broken", place, fault, image=path)
         # A row of an image that is unusable, or of a class that is not wanted, has had its finding.
         if box is None or position is None or categories[category] not in self._known:
             return
@@ -316,10 +345,23 @@ class _FileReader:
                 area=area,
                 is_crowd=bool(crowd),
                 where=f"{self.name}: {place} of {reading.images[position].path}",
+                segmentation=None if fault else segmentation_text(mask),
             )
         )
 
-    def _box(self, place: str, value: Any) -> Box | None:
+    def _check_id(self, place: str, value: Any, seen: set[int], path: str) -> None:
+        if value is None:
+            return
+        number = _integer(value)
+        if number is None:
+            self._error("annotation-broken", place, "id must be a whole number", value, image=path)
+        elif number in seen:
+            message = "this id is used twice"
+            self._error("duplicate-annotation-id", place, message, number, image=path)
+        else:
+            seen.add(number)
+
+    def _box(self, place: str, value: Any, path: str) -> Box | None:
         numbers = [_number(item) for item in value] if isinstance(value, list) else []
         if len(numbers) != 4 or any(item is None for item in numbers):
             self._error(
@@ -328,6 +370,7 @@ class _FileReader:
                 "bbox must be four numbers: x, y, width, height in pixels",
                 value,
                 "for example [10, 20, 30, 40]",
+                image=path,
             )
             return None
         x, y, width, height = (float(item) for item in numbers if item is not None)
@@ -360,19 +403,33 @@ class _FileReader:
         return None
 
     def _summarise_rest(self) -> None:
-        for check, number in self.counts.items():
-            if number > _LISTED:
-                message = f"and {number - _LISTED} more like the {_LISTED} listed"
-                self.findings.append(finding(check, f"{self.name}: the rest", message))
+        for (check, image), number in self.rest.items():
+            message = f"and {number} more like those listed"
+            if image:
+                message += ", about images that have one listed"
+            self.findings.append(finding(check, f"{self.name}: the rest", message, image=image))
 
     def _error(
-        self, check: str, place: str, message: str, value: Any = "", allowed: str = ""
+        self,
+        check: str,
+        place: str,
+        message: str,
+        value: Any = "",
+        allowed: str = "",
+        image: str = "",
     ) -> None:
         self.counts[check] += 1
-        if self.counts[check] > _LISTED:
+        placed = self.placed[check]
+        # Past the limit, a finding is listed only if it is the first about its image, so that the
+        # quarantine sees all images; it has no other way to know of them.
+        if self.counts[check] > _LISTED and (not image or image in placed):
+            self.rest[check, self.first[check] if image else ""] += 1
             return
+        if image:
+            self.first.setdefault(check, image)
+            placed.add(image)
         where = f"{self.name}: {place}" if place else self.name
-        self.findings.append(finding(check, where, message, value, allowed))
+        self.findings.append(finding(check, where, message, value, allowed, image))
 
 
 def _integer(value: Any) -> int | None:
@@ -387,25 +444,6 @@ def _number(value: Any) -> float | None:
         return float(value)
     except OverflowError:
         return math.inf
-
-
-def _segmentation_fault(value: Any) -> str | None:
-    """What is wrong with a segmentation: polygons, or run lengths; None if nothing is."""
-    if value is None or value == []:
-        return None
-    if isinstance(value, dict):
-        size, counts = value.get("size"), value.get("counts")
-        whole = isinstance(size, list) and len(size) == 2 and all(map(_integer, size))
-        return None if whole and isinstance(counts, str | list) else "broken run lengths"
-    if not isinstance(value, list):
-        return "must be a list of polygons, or run lengths"
-    for polygon in value:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            return "a polygon must have an even number of values, at least 6"
-        numbers = [_number(item) for item in polygon]
-        if any(item is None or not math.isfinite(item) for item in numbers):
-            return "a polygon must hold finite numbers only"
-    return None
 
 
 def _show_categories(mine: dict[int, str], other: dict[int, str]) -> str:

@@ -111,6 +111,7 @@ def _report_loose_images(reading: Reading, parent: Path, prefix: str) -> None:
                     "image-without-label",
                     f"{prefix}{entry}",
                     "an image outside the class folders has no label and is not used",
+                    image=f"{prefix}{entry}",
                 )
             )
 
@@ -148,7 +149,7 @@ def _files(reading: Reading, root: Path, folder: str) -> Iterator[str]:
             try:
                 resolve_inside(root, path)
             except PathEscape as fault:
-                reading.findings.append(finding("path-escape", path, str(fault)))
+                reading.findings.append(finding("path-escape", path, str(fault), image=path))
                 continue
             yield path
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from components.contract.findings import shown
 from components.errors import DataError
 from components.files import atomic_path, read_json
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Task = Literal["classification", "detection"]
 SPLITS = ("train", "val", "test")
+
+Rows = list[dict[str, Any]] | dict[str, list[Any]]
 
 _BOX_COLUMNS = ("x", "y", "width", "height", "area")
 
@@ -226,29 +230,64 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def build(
-    images: list[dict[str, Any]], objects: list[dict[str, Any]], task: Task
+    images: list[dict[str, Any]], objects: Rows, task: Task
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables with the canonical columns and types from rows.
 
+    Further columns of images are the user's: of truth values, whole numbers, numbers or text,
+    whichever fits all their values; a column of which some have no value is of numbers or text. In
+    `objects` the column `segmentation` is there if an object has one.
+
     Args:
-        images: one dict an image, without `image_id`; `group` and `split` may lack.
-        objects: one dict an object, without `object_id`, with `image_id` as position in `images`.
+        images: one dict an image, without `image_id`; `group`, `split` and the user's columns may
+            lack.
+        objects: without `object_id`, with `image_id` as position in `images`: one dict an object,
+            or one list a column.
         task: decides the columns of `objects`.
 
     Returns:
         The tables `images` and `objects`, ids counting from 0.
     """
     texts = ["path", "sha256", "phash", "group", "split"]
-    image_table = pd.DataFrame(
-        images, columns=["path", "width", "height", "sha256", "phash", "group", "split"]
-    )
+    columns = ["path", "width", "height", "sha256", "phash", "group", "split"]
+    image_table = pd.DataFrame(images, columns=columns)
     image_table.insert(0, "image_id", range(len(images)))
     image_table = image_table.astype(
         {"image_id": "int64", "width": "int64", "height": "int64"} | dict.fromkeys(texts, "str")
     )
+    further = {key for row in images for key in row} - set(image_table.columns)
+    users = {name: _user_column([row.get(name) for row in images]) for name in sorted(further)}
+    image_table = pd.concat([image_table, pd.DataFrame(users)], axis=1) if users else image_table
     types = {"object_id": "int64", "image_id": "int64", "label": "str"}
     if task == "detection":
         types |= dict.fromkeys(_BOX_COLUMNS, "float64") | {"is_crowd": "bool"}
+        masks = (
+            objects.get("segmentation", [])
+            if isinstance(objects, dict)
+            else (row.get("segmentation") for row in objects)
+        )
+        if any(mask is not None for mask in masks):
+            types["segmentation"] = "str"
     object_table = pd.DataFrame(objects, columns=[*types][1:])
-    object_table.insert(0, "object_id", range(len(objects)))
+    object_table.insert(0, "object_id", range(len(object_table)))
     return image_table, object_table.astype(types)
+
+
+def _user_column(values: list[Any]) -> pd.Series:
+    """A column of the type that fits all values; one that is read back as it was written."""
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        return pd.Series(values, dtype="bool")
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
+        return pd.Series(values, dtype="int64")
+    if kinds & {int, float} and kinds <= {int, float, type(None)}:
+        try:
+            return pd.Series([math.nan if v is None else float(v) for v in values], dtype="float64")
+        except OverflowError:
+            pass  # a whole number beyond all floats stays text
+    return pd.Series([None if value is None else _text(value) for value in values], dtype="str")
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else shown(value)
+    return text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be stored

@@ -1,18 +1,21 @@
-"""Validation of a whole data set: the pixel pass, the checks, the report, the tables."""
+"""Validation of a whole data set: the pixel pass, the checks, the quarantine, the tables."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
-from components.contract.findings import Finding, count
+from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
 from components.contract.tables import SPLITS, Dataset, build
-from components.validation.checks import run_checks
+from components.errors import DataError
+from components.validation.checks import check_rows, check_whole
 from components.validation.pixel_pass import ImageFacts, examine_all
+from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
 from components.validation.settings import ValidateSettings
 
 
@@ -23,14 +26,25 @@ class Result:
     Args:
         reading: what the reader found.
         facts: about the images of `reading`, in the same order.
-        findings: sorted, errors first.
-        dataset: the canonical tables; None if there is an error-level finding.
+        findings: sorted, errors first; of very many of one check only some.
+        dataset: the canonical tables, without the images in quarantine; None if an error stops.
+        num_errors: violations that stop, listed or not.
+        num_warnings: violations that are only reported, listed or not.
+        quarantine: the images that were left out, sorted; errors about them do not stop.
     """
 
     reading: Reading
     facts: list[ImageFacts]
     findings: list[Finding]
     dataset: Dataset | None
+    num_errors: int
+    num_warnings: int
+    quarantine: list[Quarantined] = field(default_factory=list)
+
+    @property
+    def stopping(self) -> list[Finding]:
+        """The findings that stop the pipeline."""
+        return [item for item in self.findings if self._stops(item)]
 
     def summary(self) -> dict[str, Any]:
         """`num_images`, `num_objects`, `images_per_class`, `splits`: counts of what was read."""
@@ -46,23 +60,45 @@ class Result:
         }
 
     def report(self) -> dict[str, Any]:
-        """The content of `reports/validation.json`."""
+        """The content of `reports/validation.json`.
+
+        Findings that do not stop because their image was left out have `quarantined: true`.
+        """
+        findings: list[dict[str, Any]] = []
+        for item in self.findings:
+            spared = item.severity == "error" and not self._stops(item)
+            findings.append(item.to_dict() | ({"quarantined": True} if spared else {}))
         return {
-            "num_errors": count(self.findings, "error"),
-            "num_warnings": count(self.findings, "warning"),
+            "num_errors": self.num_errors,
+            "num_warnings": self.num_warnings,
+            "num_quarantined": len(self.quarantine),
             "summary": self.summary(),
-            "findings": [finding.to_dict() for finding in self.findings],
+            "quarantined": self.quarantine,
+            "findings": findings,
         }
 
+    def _stops(self, item: Finding) -> bool:
+        return item.severity == "error" and not (self.quarantine and item.image)
 
-def validate_reading(reading: Reading, settings: ValidateSettings) -> Result:
-    """Decode all images once, run all checks and, if none fails, build the tables.
 
-    Shows a progress bar if standard error is a terminal.
+def validate_reading(
+    reading: Reading, settings: ValidateSettings, training_size: tuple[int, int] | None = None
+) -> Result:
+    """Decode all images once, run all checks and, if no error stops, build the tables.
+
+    Shows a progress bar if standard error is a terminal. With `settings.quarantine`, images with an
+    error are left out, and what is left is checked as a whole.
+
+    Args:
+        reading: what the reader found; `settings.group_pattern` sets the groups of its images.
+        settings: limits, severities, quarantine.
+        training_size: height and width of the model's input, pixels; None if it is not known.
 
     Raises:
         DataError: the pixel pass could not be finished.
     """
+    if settings.group_pattern:
+        set_groups(reading, settings.group_pattern)
     paths = [image.path for image in reading.images]
     facts = list(
         tqdm(
@@ -79,32 +115,79 @@ def validate_reading(reading: Reading, settings: ValidateSettings) -> Result:
             disable=None,  # off unless on a terminal
         )
     )
-    findings = run_checks(reading, facts, settings)
-    dataset = None if count(findings, "error") else _dataset(reading, facts)
-    return Result(reading, facts, findings, dataset)
+    ledger = check_rows(reading, facts, settings, training_size)
+    faulty = ledger.faulty if settings.quarantine else {}
+    kept, kept_facts = reading, facts
+    if faulty:
+        too_many = share_fault(paths, faulty, settings.quarantine_max_share)
+        if too_many:
+            ledger.add(too_many)
+            faulty = {}
+        else:
+            kept, kept_facts = leave_out(reading, facts, faulty.keys())
+    check_whole(kept, settings, ledger)
+    dataset = None
+    if not ledger.num("error", unplaced=bool(faulty)):
+        dataset = _dataset(kept, kept_facts)
+        try:
+            dataset.check()
+        except DataError as fault:
+            ledger.add(finding("column-missing", "", str(fault)))
+            dataset = None
+    return Result(
+        reading,
+        facts,
+        ledger.findings(),
+        dataset,
+        ledger.num("error", unplaced=bool(faulty)),
+        ledger.num("warning"),
+        listed(faulty),
+    )
+
+
+def set_groups(reading: Reading, pattern: str) -> None:
+    """Give images the group that their path tells; where it tells none, they keep what they have.
+
+    Args:
+        reading: its images are changed.
+        pattern: regular expression with one group, searched in the paths.
+    """
+    search = re.compile(pattern).search
+    for image in reading.images:
+        found = search(image.path)
+        if found and found[1]:
+            image.group = found[1]
 
 
 def _dataset(reading: Reading, facts: list[ImageFacts]) -> Dataset:
     images = [
         {
+            **(image.columns or {}),
             "path": image.path,
             "width": fact.width,
             "height": fact.height,
             "sha256": fact.sha256,
             "phash": fact.phash,
-            "group": None,
+            "group": image.group,
             "split": image.split,
         }
         for image, fact in zip(reading.images, facts, strict=True)
     ]
-    objects = []
-    for item in reading.objects:
-        row: dict[str, Any] = {"image_id": item.image, "label": item.label}
-        if item.box is not None:
-            x, y, width, height = item.box
-            area = width * height if item.area is None else item.area
-            row |= {"x": x, "y": y, "width": width, "height": height, "area": area}
-            row["is_crowd"] = item.is_crowd
-        objects.append(row)
+    # A list a column: a million dicts would take ten times the memory.
+    items = reading.objects
+    objects: dict[str, list[Any]] = {
+        "image_id": [item.image for item in items],
+        "label": [item.label for item in items],
+    }
+    if reading.task == "detection":
+        boxes = [item.box or (0.0, 0.0, 0.0, 0.0) for item in items]
+        for position, name in enumerate(("x", "y", "width", "height")):
+            objects[name] = [box[position] for box in boxes]
+        objects["area"] = [
+            box[2] * box[3] if item.area is None else item.area
+            for item, box in zip(items, boxes, strict=True)
+        ]
+        objects["is_crowd"] = [item.is_crowd for item in items]
+        objects["segmentation"] = [item.segmentation for item in items]
     tables = build(images, objects, reading.task)
     return Dataset(*tables, reading.classes, reading.task, reading.format, reading.multi_label)

@@ -199,7 +199,7 @@ def test_a_defect_is_a_finding(tmp_path, value, check):
 
 
 @pytest.mark.parametrize(
-    "segmentation", [[], [[0, 0, 4, 0, 4, 4]], {"size": [3, 4], "counts": "a"}]
+    "segmentation", [[], [[0, 0, 4, 0, 4, 4]], {"size": [30, 40], "counts": "`U1"}]
 )
 def test_sound_segmentation(tmp_path, segmentation):
     assert read(tmp_path, box(segmentation=segmentation)).findings == []

@@ -87,6 +87,7 @@ def test_sound_data(tmp_path):
         "num_classes": 2,
         "num_errors": 0,
         "num_warnings": 0,
+        "num_quarantined": 0,
     }
     dataset = Dataset.load(layout.tables)
     assert dataset.images["split"].value_counts().to_dict() == {"train": 6, "val": 2}

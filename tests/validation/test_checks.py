@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.contract.reading import RawImage, RawObject, Reading
-from components.validation import checks
+from components.validation import split_checks
 from components.validation.checks import run_checks
 from components.validation.pixel_pass import ImageFacts
 from components.validation.settings import ValidateSettings
@@ -130,7 +130,7 @@ def test_contradictory_labels():
     facts = [fact(0), fact(1, sha256=f"{0:064x}"), fact(2)]
     assert run(facts=facts, labels=["cat", "dog", "cat"]) == [("warning", "contradictory-labels")]
     assert run(facts=facts, splits=["train", "val", "train"], labels=["cat", "dog", "dog"]) == [
-        ("error", "duplicate-across-splits")
+        ("error", "contradictory-across-splits")
     ]
 
 
@@ -177,7 +177,7 @@ def test_classes_and_backgrounds():
 
 
 def test_a_check_that_crashes_is_an_error(monkeypatch):
-    monkeypatch.setattr(checks, "_check_copies", lambda *_: 1 / 0)
+    monkeypatch.setattr(split_checks, "check_copies", lambda *_: 1 / 0)
     assert run() == [("error", "check-failed")]
 
 

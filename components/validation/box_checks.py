@@ -1,0 +1,280 @@
+"""Checks of boxes, all boxes of a data set at once.
+
+Boxes are x, y, width, height in pixels, top left origin. A row of `_Boxes` is one box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.contract.findings import Finding, finding
+from components.contract.reading import RawObject, Reading
+from components.validation.ledger import Offenders
+from components.validation.pixel_pass import ImageFacts
+
+_ROUNDING = 1.0  # pixels a box may stick out: tools round, and count from 0 or 1
+_TINY_BOX = 3.0  # pixels at training size
+_LARGE_BOX = 0.95  # share of the image
+_LONG_BOX = 50.0  # longer side over shorter
+_SAME_BOX = 0.95  # IoU
+_MANY_BOXES = 300
+_NEIGHBOURS = 32  # boxes that begin near a box and are compared with it
+_UNIT = 1.0 + 1e-6  # where fractions end
+_UNIT_IMAGE = 8  # pixels: in smaller images fractions and pixels cannot be told apart
+
+Describe = Callable[[RawObject, int], Finding]
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """The boxes of a reading as arrays, in its order.
+
+    Args:
+        rows: [N] position in `Reading.objects`.
+        images: [N] position in `Reading.images`.
+        xywh: [N, 4] pixels.
+        sizes: [N, 2] width and height of the box's image, pixels; NaN if it cannot be decoded.
+        finite: [N] all four numbers are finite.
+        sound: [N] finite, with a width and a height.
+    """
+
+    rows: np.ndarray
+    images: np.ndarray
+    xywh: np.ndarray
+    sizes: np.ndarray
+    finite: np.ndarray
+    sound: np.ndarray
+
+
+def check_boxes(
+    reading: Reading, facts: Sequence[ImageFacts], training_size: tuple[int, int] | None
+) -> Iterator[Finding | Offenders]:
+    """Boxes that are none, do not fit their image, or are of an odd size.
+
+    Args:
+        reading: what the reader found.
+        facts: of each image of `reading.images`.
+        training_size: height and width that images are brought to, keeping their aspect, before
+            training; None judges tiny boxes at the size they have.
+    """
+    boxes = _boxes(reading, facts)
+    if not len(boxes.rows):
+        return
+    x, y, width, height = boxes.xywh.T
+    image_width, image_height = boxes.sizes.T
+
+    def offenders(check: str, mask: np.ndarray, describe: Describe) -> Iterator[Offenders]:
+        found = np.flatnonzero(mask)
+        if len(found):
+            yield Offenders(
+                check,
+                boxes.images[found],
+                lambda number: describe(
+                    reading.objects[boxes.rows[found[number]]], int(found[number])
+                ),
+            )
+
+    def simple(check: str, message: str, allowed: str) -> Describe:
+        return lambda item, _: finding(
+            check, item.where, message, item.box, allowed, image=reading.images[item.image].path
+        )
+
+    def inside(row: int) -> str:
+        return f"inside 0, 0, {image_width[row]:g}, {image_height[row]:g}"
+
+    units = "box-units"
+    fractions = boxes.sound & (boxes.xywh >= 0).all(axis=1)
+    fractions &= (x + width <= _UNIT) & (y + height <= _UNIT)
+    fractions &= boxes.sizes.min(axis=1) >= _UNIT_IMAGE
+    whole = (boxes.xywh == np.round(boxes.xywh)).all(axis=1)
+    if boxes.sound.any() and fractions[boxes.sound].all() and not whole.all():
+        message = "all boxes lie within 0 to 1: these are fractions of the image, not pixels"
+        first = reading.objects[boxes.rows[np.flatnonzero(fractions)[0]]]
+        yield finding(units, reading.root.name, message, first.box, "pixels")
+    else:
+        fractions &= ~whole  # 0, 0, 1, 1 may be one pixel
+        message = "the box lies within 0 to 1: these are fractions of the image, not pixels"
+        yield from offenders(units, fractions, simple(units, message, "pixels"))
+    yield from offenders(
+        "box-not-finite",
+        ~boxes.finite,
+        simple("box-not-finite", "the box holds NaN or infinity", "four finite numbers"),
+    )
+    yield from offenders(
+        "box-empty",
+        boxes.finite & ~boxes.sound,
+        simple("box-empty", "the box has no width or no height", "width > 0 and height > 0"),
+    )
+    outside = (x >= image_width) | (y >= image_height) | (x + width <= 0) | (y + height <= 0)
+    outside &= boxes.sound & ~np.isnan(image_width)
+    yield from offenders(
+        "box-outside",
+        outside,
+        lambda item, row: simple("box-outside", "the box lies outside the image", inside(row))(
+            item, row
+        ),
+    )
+    edges = np.stack([-x, -y, x + width - image_width, y + height - image_height])
+    sticks_out = edges.max(axis=0)
+    yield from offenders(
+        "box-partly-outside",
+        boxes.sound & ~outside & (sticks_out > _ROUNDING),
+        lambda item, row: simple(
+            "box-partly-outside",
+            f"the box sticks out of the image by {sticks_out[row]:g} px and will be cut",
+            inside(row),
+        )(item, row),
+    )
+    yield from offenders(
+        "large-box",
+        boxes.sound & ~outside & (width * height > _LARGE_BOX * image_width * image_height),
+        simple("large-box", "the box covers nearly the whole image", f"at most {_LARGE_BOX:.0%}"),
+    )
+    side = np.minimum(width, height) * _scales(boxes.sizes, training_size)
+    yield from offenders(
+        "tiny-box",
+        boxes.sound & ~fractions & (side < _TINY_BOX),
+        lambda item, row: simple(
+            "tiny-box",
+            f"a very small box: {side[row]:.1f} px at training size"
+            if training_size
+            else "a very small box",
+            f"sides of {_TINY_BOX:g} px",
+        )(item, row),
+    )
+    yield from offenders(
+        "long-box",
+        boxes.sound & (np.maximum(width, height) > _LONG_BOX * np.minimum(width, height)),
+        simple("long-box", "a very long box", f"at most {_LONG_BOX:g} to 1"),
+    )
+    numbers = np.bincount(boxes.images, minlength=len(reading.images))
+    for index in np.flatnonzero(numbers > _MANY_BOXES):
+        path = reading.images[index].path
+        allowed = f"at most {_MANY_BOXES}"
+        yield finding(
+            "many-boxes", path, "very many boxes", int(numbers[index]), allowed, image=path
+        )
+
+
+def check_repeated_boxes(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Offenders]:
+    """Boxes that lie on another of the same image; each is reported once."""
+    boxes = _boxes(reading, facts)
+    crowd = np.array([reading.objects[row].is_crowd for row in boxes.rows], dtype=bool)
+    keep = np.flatnonzero(boxes.sound & ~crowd)
+    first, second = _repeats(boxes.images[keep], boxes.xywh[keep])
+    first, second = boxes.rows[keep[first]], boxes.rows[keep[second]]
+    codes = {name: code for code, name in enumerate(reading.classes)}
+    labels = np.array([codes.get(item.label, -1) for item in reading.objects], dtype=np.int64)
+    same = labels[first] == labels[second]
+    for check, message, mask in (
+        ("duplicate-box", "the same box twice with the same class", same),
+        ("contradictory-box", "the same box with two classes", ~same),
+    ):
+        pairs = np.stack([first[mask], second[mask]], axis=1)
+        if len(pairs):
+            images = np.array([reading.objects[row].image for row in pairs[:, 1]])
+            yield Offenders(check, images, _describe_pair(reading, check, message, pairs))
+
+
+def _describe_pair(
+    reading: Reading, check: str, message: str, pairs: np.ndarray
+) -> Callable[[int], Finding]:
+    def describe(number: int) -> Finding:
+        one, two = (reading.objects[row] for row in pairs[number])
+        labels = f"{one.label} and {two.label}"
+        path = reading.images[two.image].path
+        return finding(check, two.where, message, labels, f"once; also in {one.where}", image=path)
+
+    return describe
+
+
+def _boxes(reading: Reading, facts: Sequence[ImageFacts]) -> _Boxes:
+    found = [row for row, item in enumerate(reading.objects) if item.box is not None]
+    rows = np.array(found, dtype=np.int64)
+    images = np.array([reading.objects[row].image for row in found], dtype=np.int64)
+    values = [reading.objects[row].box for row in found]
+    xywh = np.array(values, dtype=np.float64).reshape(-1, 4)
+    each = [(np.nan, np.nan) if fact.fault else (fact.width, fact.height) for fact in facts]
+    sizes = np.array(each, dtype=np.float64).reshape(-1, 2)[images]
+    finite = np.asarray(np.isfinite(xywh).all(axis=1))
+    sound = finite & (xywh[:, 2] > 0) & (xywh[:, 3] > 0)
+    return _Boxes(rows, images, xywh, sizes, finite, sound)
+
+
+def _scales(sizes: np.ndarray, training_size: tuple[int, int] | None) -> np.ndarray:
+    """[N] factor from the image to training size; 1 where that would enlarge, or is not known."""
+    if training_size is None:
+        return np.ones(len(sizes))
+    height, width = training_size
+    scales = np.minimum(height / sizes[:, 1], width / sizes[:, 0])
+    return np.fmin(scales, 1.0)
+
+
+def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes with an IoU above `_SAME_BOX` with an earlier box of the same image.
+
+    Equal boxes are all found. Of others, boxes that begin at nearly the same x, or the same y, are
+    compared, `_NEIGHBOURS` of them at most: enough but for boxes piled up in the thousands.
+
+    Args:
+        images: [N] image of each box.
+        xywh: [N, 4], with a width and a height.
+
+    Returns:
+        [R] an earlier box, and [R] the box that repeats it, which occurs only once.
+    """
+    x, y, width, height = xywh.T
+    index = np.arange(len(images))
+    order = np.lexsort((index, height, width, y, x, images))
+    fresh = np.ones(len(images), dtype=bool)
+    fresh[1:] = (images[order][1:] != images[order][:-1]) | (
+        xywh[order][1:] != xywh[order][:-1]
+    ).any(axis=1)
+    run = np.cumsum(fresh) - 1
+    leaders = order[fresh]  # the earliest of each run of equal boxes
+    equal = (leaders[run][~fresh], order[~fresh])
+    firsts, seconds = [equal[0]], [equal[1]]
+    for axis in (0, 1):
+        one, two = _near_pairs(images[leaders], xywh[leaders], axis)
+        firsts.append(np.minimum(leaders[one], leaders[two]))
+        seconds.append(np.maximum(leaders[one], leaders[two]))
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    order = np.lexsort((first, second))
+    first, second = first[order], second[order]
+    keep = np.ones(len(second), dtype=bool)
+    keep[1:] = second[1:] != second[:-1]
+    return first[keep], second[keep]
+
+
+def _near_pairs(images: np.ndarray, xywh: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of alike boxes among those whose x (axis 0) or y (axis 1) is nearly the same."""
+    order = np.lexsort((xywh[:, axis], images))
+    start, side = xywh[order, axis], xywh[order, axis + 2]
+    images = images[order]
+    # A box that begins further on shares too little: at IoU t, the shift is at most (1/t - 1) side.
+    reach = start + (1 / _SAME_BOX - 1) * side
+    one = np.arange(len(order))
+    firsts, seconds = [], []
+    for step in range(1, _NEIGHBOURS + 1):
+        one = one[one + step < len(order)]
+        two = one + step
+        near = (images[one] == images[two]) & (start[two] <= reach[one])
+        one, two = one[near], two[near]
+        if not len(one):
+            break
+        alike = _iou(xywh[order[one]], xywh[order[two]]) > _SAME_BOX
+        firsts.append(order[one[alike]])
+        seconds.append(order[two[alike]])
+    none = np.empty(0, dtype=np.int64)
+    return np.concatenate([none, *firsts]), np.concatenate([none, *seconds])
+
+
+def _iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """IoU of boxes [N, 4] with boxes [N, 4], both x, y, width, height."""
+    begin = np.maximum(one[:, :2], two[:, :2])
+    end = np.minimum(one[:, :2] + one[:, 2:], two[:, :2] + two[:, 2:])
+    shared = np.clip(end - begin, 0, None).prod(axis=1)
+    return shared / (one[:, 2:].prod(axis=1) + two[:, 2:].prod(axis=1) - shared)

@@ -1,0 +1,175 @@
+"""Checks of splits: what they hold, and what must not be in two of them.
+
+Where two splits share something, the images of the less precious split can be left out: `test`
+stays, then `val`, so that what a model is measured on does not change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from components.contract.findings import Finding, finding
+from components.contract.reading import Reading
+from components.validation.image_checks import FLAT
+from components.validation.ledger import Shared
+from components.validation.pixel_pass import ImageFacts
+
+_SHARES_APART = 0.25  # total variation distance of class shares
+_ENOUGH = 50  # labels in a split before its shares mean something
+_PRECIOUS = ("train", "val", "test")  # from the first to leave an image out of, to the last
+
+
+def check_splits(reading: Reading) -> Iterator[Finding]:
+    """Splits that are missing, empty, or hold classes in ways that training cannot work with."""
+    where = reading.root.name
+    sizes = Counter(image.split for image in reading.images)
+    for split in sorted(reading.splits):
+        if not sizes[split]:
+            yield finding("split-empty", where, "a split without a usable image", split)
+    if not reading.splits or reading.splits == {"train"}:
+        return  # preprocess will draw the splits
+    for split in ("train", "val"):
+        if split not in reading.splits:
+            yield finding(
+                "split-missing",
+                where,
+                f"the data brings its splits, but no {split}",
+                ", ".join(sorted(reading.splits)),
+                "train and val, perhaps test; or none, to have them drawn",
+            )
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in reading.objects:
+        labels[_split(reading, item.image)][item.label] += 1
+    train = labels["train"]
+    for split in ("val", "test"):
+        for name in sorted(set(labels[split]) - set(train)):
+            yield finding("class-not-in-train", split, "a class that the train split lacks", name)
+        here, there = labels[split].total(), train.total()
+        if here >= _ENOUGH and there >= _ENOUGH:
+            names = sorted(set(labels[split]) | set(train))
+            apart = sum(abs(labels[split][name] / here - train[name] / there) for name in names) / 2
+            if apart > _SHARES_APART:
+                yield finding(
+                    "class-shares-differ",
+                    split,
+                    "the class shares differ much from those of train",
+                    f"total variation {apart:.2f}",
+                    f"at most {_SHARES_APART}",
+                )
+
+
+def check_groups(reading: Reading) -> Iterator[Shared]:
+    """Groups (video, patient, product) that are in two splits."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, image in enumerate(reading.images):
+        if image.group is not None:
+            groups[image.group].append(index)
+    for group, members in groups.items():
+        kept, others = _apart(reading, members)
+        if not others:
+            continue
+        one, two = reading.images[kept[0]], reading.images[others[0]]
+        sizes = Counter(_split(reading, index) for index in members)
+        yield Shared(
+            finding(
+                "group-across-splits",
+                two.path,
+                f"its group is also in {_split(reading, kept[0])}, with {one.path}: a split would "
+                "be measured on what another knows",
+                f"{group}: " + ", ".join(f"{sizes[name]} in {name}" for name in sorted(sizes)),
+                "one split",
+                image=two.path,
+            ),
+            [reading.images[index].path for index in others],
+        )
+
+
+def check_copies(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
+    """The same content more than once: in two splits, or with different labels, or just so."""
+    contents: dict[str, list[int]] = defaultdict(list)
+    for index, fact in enumerate(facts):
+        if not fact.fault:
+            contents[fact.sha256].append(index)
+    copies = {index for members in contents.values() if len(members) > 1 for index in members}
+    found: dict[int, set[str]] = defaultdict(set)
+    for item in reading.objects:
+        if item.image in copies:
+            found[item.image].add(item.label)
+    labels = {index: ", ".join(sorted(found[index])) or "none" for index in copies}
+    for members in contents.values():
+        if len(members) == 1:
+            continue
+        kept, others = _apart(reading, members)
+        for index in others:
+            yield _across_splits(reading, index, kept[0], labels)
+        for split in _PRECIOUS:
+            same = [index for index in members if _split(reading, index) == split]
+            for index in same[1:]:
+                yield _within_split(reading, index, same[0], labels)
+
+
+def _across_splits(reading: Reading, index: int, kept: int, labels: dict[int, str]) -> Finding:
+    one, two = reading.images[index], reading.images[kept]
+    splits = f"{_split(reading, kept)} and {_split(reading, index)}"
+    if labels[index] != labels[kept]:
+        return finding(
+            "contradictory-across-splits",
+            two.path,
+            f"the same content as {one.path}, labelled differently in {splits}",
+            f"{labels[kept]} and {labels[index]}",
+            "one split and the same labels",
+            image=one.path,
+        )
+    return finding(
+        "duplicate-across-splits",
+        two.path,
+        f"the same content as {one.path}: a split would be measured on what another knows",
+        splits,
+        "one split",
+        image=one.path,
+    )
+
+
+def _within_split(reading: Reading, index: int, first: int, labels: dict[int, str]) -> Finding:
+    one, two = reading.images[first].path, reading.images[index].path
+    if labels[first] != labels[index]:
+        message = f"the same content as {one} with other labels"
+        value = f"{labels[index]} and {labels[first]}"
+        return finding("contradictory-labels", two, message, value, image=two)
+    return finding("duplicate-content", two, f"the same content as {one}", image=two)
+
+
+def check_looks(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
+    """The same looks more than once, with different content."""
+    contents: set[str] = set()
+    looks: dict[tuple[str, bool], list[int]] = defaultdict(list)
+    for index, fact in enumerate(facts):
+        # Exact copies are reported as such; flat images all look alike.
+        if not fact.fault and fact.sha256 not in contents and fact.contrast >= FLAT:
+            looks[fact.phash, fact.width >= fact.height].append(index)
+        contents.add(fact.sha256)
+    for members in looks.values():
+        for index in members[1:]:
+            one, two = reading.images[members[0]], reading.images[index]
+            across = one.split != two.split
+            yield finding(
+                "near-duplicate-across-splits" if across else "near-duplicate",
+                two.path,
+                f"looks like {one.path}",
+                f"{two.split} and {one.split}" if across else "",
+                image=two.path,
+            )
+
+
+def _split(reading: Reading, index: int) -> str:
+    """The split an image will be in: what has none, where others have, is for training."""
+    return reading.images[index].split or "train"
+
+
+def _apart(reading: Reading, members: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Images that share something: those in the most precious of their splits, and the others."""
+    last = max(_PRECIOUS.index(_split(reading, index)) for index in members)
+    kept = [index for index in members if _split(reading, index) == _PRECIOUS[last]]
+    others = [index for index in members if _split(reading, index) != _PRECIOUS[last]]
+    return kept, others
