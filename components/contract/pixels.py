@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -47,6 +47,12 @@ EXTENSIONS = {
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64_000_000
+
+_MAX_FRAMES = 1000  # counted; Pillow's own count of a TIFF's pages is quadratic
+# Pillow walks some files block by block in Python. The largest sound GIF needs one read for each
+# 128 bytes; a file made of far smaller blocks would keep it busy for minutes, or for ever.
+_READS, _BYTES_PER_READ = 50_000, 128
+_ROWS = 256  # of 16-bit pixels, scaled at a time
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TRANSPOSE = {
@@ -164,9 +170,93 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     Raises:
         ImageError: empty, too many pixels, truncated, or not an image.
     """
+    with _loaded(data, name, max_pixels) as (image, facts):
+        rgb = to_rgb(image, name)
+        if facts.orientation > 1:
+            rgb = rgb.transpose(_TRANSPOSE[facts.orientation])
+        pixels = np.array(rgb)  # a copy: writable, and free of the Pillow image
+    return Decoded(pixels, facts.format, facts.mode, facts.orientation, facts.num_frames)
+
+
+@dataclass(frozen=True)
+class Glance:
+    """An image file's properties and a small grey copy of it.
+
+    Args:
+        grey: [height, width] uint8 luminance, oriented; no side is longer than asked for.
+        width, height: pixels of the whole image, after EXIF orientation.
+        format, mode, orientation, num_frames: see `Decoded`.
+    """
+
+    grey: np.ndarray
+    width: int
+    height: int
+    format: str
+    mode: str
+    orientation: int
+    num_frames: int
+
+
+def glance(data: bytes, name: str, max_pixels: int, side: int) -> Glance:
+    """Decode an image file's bytes to a small grey copy, by the rule of this module.
+
+    The whole file is decoded, so that it fails where `decode` fails; but a JPEG directly to about
+    the size that is needed, and nothing else is copied at full size if that can be avoided.
+
+    Args:
+        data, name, max_pixels: see `decode`.
+        side: width and height of the copy; shorter sides stay as they are.
+
+    Raises:
+        ImageError: see `decode`.
+    """
+    with _loaded(data, name, max_pixels, side) as (image, facts):
+        grey = _small_grey(image, name, side)
+        turn = _TRANSPOSE.get(facts.orientation)
+        pixels = np.asarray(grey if turn is None else grey.transpose(turn))
+    width, height = facts.size if facts.orientation < 5 else facts.size[::-1]
+    return Glance(
+        pixels, width, height, facts.format, facts.mode, facts.orientation, facts.num_frames
+    )
+
+
+def _small_grey(image: Image.Image, name: str, side: int) -> Image.Image:
+    """A decoded image in mode L, at most `side` wide and high, not turned."""
+    if _is_transparent(image):
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+    elif image.mode.startswith("I"):
+        image = _to_8_bit(image, name)
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = to_rgb(image, name)  # indices, bits and hues cannot be averaged
+    width, height = image.size
+    image = image.reduce((max(1, width // side), max(1, height // side)))
+    grey = to_rgb(image, name).convert("L") if image.mode != "L" else image
+    return grey.resize((min(width, side), min(height, side)), Image.Resampling.BOX)
+
+
+class _Facts(NamedTuple):
+    """What is known before the pixels are decoded; `size` is not oriented."""
+
+    size: tuple[int, int]
+    format: str
+    mode: str
+    orientation: int
+    num_frames: int
+
+
+@contextmanager
+def _loaded(
+    data: bytes, name: str, max_pixels: int, side: int | None = None
+) -> Iterator[tuple[Image.Image, _Facts]]:
+    """A Pillow image with its pixels, once the caps are checked.
+
+    Args:
+        data, name, max_pixels: see `decode`.
+        side: of a JPEG, luminance at this size or up to twice of it is enough.
+    """
     if not data:
         raise ImageError(name, "file-empty", "the file is empty", "0 bytes", "an image")
-    with _opened(io.BytesIO(data), name) as image:
+    with _opened(_CountedReads(data, name), name) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(
@@ -176,18 +266,49 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
                 f"{width * height / 1e6:.1f} megapixels",
                 f"at most {max_pixels / 1e6:g} megapixels",
             )
-        mode, file_format = image.mode, str(image.format)
-        orientation = _orientation(image)
-        num_frames = int(getattr(image, "n_frames", 1))
+        # A JPEG with a second, smaller picture inside is opened as MPO; it is a JPEG to us.
+        kind = "JPEG" if image.format == "MPO" else str(image.format)
+        facts = _Facts(image.size, kind, image.mode, _orientation(image), _num_frames(image))
+        if side is not None and kind == "JPEG":
+            image.draft("L", (side, side))
         image.load()
-        rgb = to_rgb(image, name)
-        if orientation > 1:
-            rgb = rgb.transpose(_TRANSPOSE[orientation])
-        pixels = np.array(rgb)  # a copy: writable, and free of the Pillow image
-    # A JPEG with a second, smaller picture inside is opened as MPO; it is a JPEG to us.
-    return Decoded(
-        pixels, "JPEG" if file_format == "MPO" else file_format, mode, orientation, num_frames
-    )
+        yield image, facts
+
+
+class _CountedReads(io.BytesIO):
+    """Bytes as a file that refuses to be read in too many pieces."""
+
+    def __init__(self, data: bytes, name: str):
+        super().__init__(data)
+        self._name, self._left = name, _READS + len(data) // _BYTES_PER_READ
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ImageError(
+                self._name,
+                "image-undecodable",
+                "the file consists of far too many pieces",
+                "",
+                f"a whole {', '.join(FORMATS)} file",
+            )
+        return super().read(size)
+
+
+def _num_frames(image: Image.Image) -> int:
+    """Frames or pages, counted up to `_MAX_FRAMES` in a TIFF."""
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    num_frames = 1
+    try:
+        while num_frames < _MAX_FRAMES:
+            image.seek(num_frames)
+            num_frames += 1
+    except EOFError:
+        pass  # the way in which Pillow says that this was the last one
+    if num_frames > 1:
+        image.seek(0)
+    return num_frames
 
 
 @contextmanager
@@ -257,23 +378,36 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Any mode as RGB; see the module's text."""
     mode = image.mode
     if mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise ImageError(
-                name,
-                "image-undecodable",
-                "32-bit pixels beyond the range of 16 bit",
-                f"{values.min()} to {values.max()}",
-                "0 to 65535",
-            )
-        grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+        return _to_8_bit(image, name).convert("RGB")
     if mode == "F":
         raise ImageError(
             name, "image-undecodable", "floating-point pixels", mode, "8 or 16 bits a channel"
         )
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _is_transparent(image):
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image if mode == "RGB" else image.convert("RGB")
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
+    """An image in one of the modes I, I;16, I;16B, .. in mode L."""
+    values = np.asarray(image)
+    grey = np.empty(values.shape, dtype=np.uint8)
+    # A few rows at a time: wide integers for a whole large image would take gigabytes.
+    for start in range(0, len(values), _ROWS):
+        rows = values[start : start + _ROWS].astype(np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() > 65535):
+            raise ImageError(
+                name,
+                "image-undecodable",
+                "32-bit pixels beyond the range of 16 bit",
+                f"{rows.min()} to {rows.max()}",
+                "0 to 65535",
+            )
+        grey[start : start + _ROWS] = (rows * 255 + 32767) // 65535
+    return Image.fromarray(grey)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.contract.pixels import ImageError, decode, load_rgb, read_size
+from components.contract.pixels import ImageError, decode, glance, load_rgb, read_size
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -173,3 +173,83 @@ def test_imports_neither_pandas_nor_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "set()"
+
+
+def soft(mode: str, size: tuple[int, int] = (301, 203)) -> Image.Image:
+    """A smooth picture in any mode."""
+    grid = np.random.default_rng(3).integers(0, 256, (5, 7, 4)).astype(np.uint8)
+    rgba = Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(rgba.convert("L")).astype(np.uint16) * 257)
+    return rgba if mode == "RGBA" else rgba.convert("RGB").convert(mode)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 5, 6, 8])
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [
+        ("L", "PNG"),
+        ("RGB", "PNG"),
+        ("RGBA", "PNG"),
+        ("P", "PNG"),
+        ("I;16", "PNG"),
+        ("I;16", "TIFF"),
+        ("RGB", "WEBP"),
+        ("L", "JPEG"),
+        ("RGB", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("LAB", "TIFF"),
+    ],
+)
+def test_the_glance_shows_what_is_decoded(mode, format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(soft(mode), format, exif=exif)
+    seen, whole = glance(data, "x", 10**6, 64), decode(data, "x")
+    assert (seen.height, seen.width) == whole.pixels.shape[:2]
+    for name in ("format", "mode", "orientation", "num_frames"):
+        assert getattr(seen, name) == getattr(whole, name)
+    expected = Image.fromarray(whole.pixels).convert("L").resize((64, 64), Image.Resampling.BOX)
+    assert seen.grey.shape == (64, 64)
+    error = np.abs(seen.grey.astype(int) - np.asarray(expected))
+    assert error.mean() < 3 and error.max() < 40
+
+
+def test_the_glance_does_not_enlarge():
+    assert glance(encoded(Image.new("L", (9, 200))), "x", 10**6, 64).grey.shape == (64, 9)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_jpeg_is_seen_wherever_it_ends(progressive):
+    data = encoded(Image.effect_noise((300, 200), 90), "JPEG", progressive=progressive)
+    for end in range(4, len(data) - 2, len(data) // 60):
+        with pytest.raises(ImageError) as caught:
+            glance(data[:end], "x", 10**6, 64)
+        assert caught.value.check == "image-undecodable"
+
+
+def gif_of_pieces(num_frames: int) -> bytes:
+    frame = b",\0\0\0\0\1\0\1\0\0\2\2\x4c\1\0"
+    head = b"GIF89a\1\0\1\0\x80\0\0" + b"\0\0\0\xff\xff\xff"
+    return head + frame * num_frames + b";"
+
+
+def test_frames_are_counted():
+    assert decode(gif_of_pieces(100), "x").num_frames == 100
+    pages = [Image.new("L", (3, 3), number) for number in range(5)]
+    tiff = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    decoded = decode(tiff, "x")
+    assert (decoded.num_frames, decoded.pixels[0, 0, 0]) == (5, 0)
+
+
+def test_a_file_of_endless_pieces_is_given_up():
+    for data in (gif_of_pieces(100_000), gif_of_pieces(0)[:-1] + b"!\xfe" + b"\1a" * 200_000):
+        with pytest.raises(ImageError, match="too many pieces") as caught:
+            decode(data, "x")
+        assert caught.value.check == "image-undecodable"
+
+
+def test_16_bit_pixels_are_scaled_in_every_row():
+    values = np.arange(600 * 40, dtype=np.uint16).reshape(600, 40) * 2
+    expected = np.round(values / 257).astype(np.uint8)
+    assert np.array_equal(decode(encoded(Image.fromarray(values)), "x").pixels[..., 1], expected)

@@ -4,9 +4,9 @@ import hashlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from components.validation.pixel_pass import dct_hash, examine, examine_all
+from components.validation.pixel_pass import dct_hash, edge_sharpness, examine, examine_all
 
 
 def picture(seed: int) -> Image.Image:
@@ -23,6 +23,7 @@ def test_facts(tmp_path):
     fact = examine(str(tmp_path), "a.png", 10**6, 10**6)
     assert (fact.width, fact.height, fact.format, fact.mode) == (64, 48, "PNG", "L")
     assert fact.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    assert fact.num_bytes == (tmp_path / "a.png").stat().st_size
     assert fact.brightness == pytest.approx(np.asarray(picture(0)).mean(), abs=2)
 
 
@@ -48,3 +49,49 @@ def test_processes_give_the_same_in_the_same_order(tmp_path):
     assert one == two
     assert [fact.path for fact in two] == names
     assert [fact.path for fact in two if fact.fault] == [names[33]]
+
+
+def shapes(seed: int, width: int = 640, height: int = 480) -> Image.Image:
+    """Rectangles with sharp edges before a plain background, with some noise."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((height, width), 120.0)
+    side = height // 6
+    for _ in range(12):
+        top, left = random.integers(0, height - side), random.integers(0, width - side)
+        pixels[top : top + side, left : left + side] = random.integers(0, 256)
+    pixels += random.normal(0, 3, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+@pytest.mark.parametrize("scale", [0.25, 1, 4])
+def test_sharpness_tells_blurred_from_sharp_at_any_size(tmp_path, scale, extension):
+    for seed in range(3):
+        size = round(640 * scale), round(480 * scale)
+        sharp = shapes(seed, *size)
+        blurred = sharp.filter(ImageFilter.GaussianBlur(0.02 * size[1]))
+        found = []
+        for image in (sharp, blurred):
+            image.save(tmp_path / f"a.{extension}")
+            found.append(examine(str(tmp_path), f"a.{extension}", 10**8, 10**8).sharpness)
+        assert found[0] > 0.5 and found[1] < 0.2
+
+
+def test_sharpness_of_next_to_nothing():
+    assert edge_sharpness(np.zeros((2, 9), np.uint8)) == 0
+    assert edge_sharpness(np.full((9, 9), 7, np.uint8)) == 0
+    noise = np.random.default_rng(0).integers(100, 102, (64, 64)).astype(np.uint8)
+    assert edge_sharpness(noise) < 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "entropy"),
+    [
+        (np.full((64, 64), 9), 0),
+        (np.repeat([[0, 255]], 64, axis=0).repeat(32, axis=1), 1),
+        (np.arange(64 * 64).reshape(64, 64) % 256, 8),
+    ],
+)
+def test_entropy_is_in_bits(tmp_path, pixels, entropy):
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png")
+    assert examine(str(tmp_path), "a.png", 10**6, 10**6).entropy == entropy
