@@ -38,7 +38,19 @@ class BaseSettings(Settings):
     classes: tuple[str, ...] | None = Field(
         None, description="class names the data must have, in the model's order; null: as found"
     )
+    multi_label: bool = Field(
+        False, description="classification: an image has any number of labels"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of every random choice")
+
+    @model_validator(mode="after")
+    def _labels_are_of_images(self) -> BaseSettings:
+        if self.multi_label and self.task == "detection":
+            raise ValueError(
+                "multi_label: true is for classification; in detection an image has any number of "
+                "boxes in any case: leave it out, or set task to classification"
+            )
+        return self
 
 
 class Params(Settings):

@@ -35,7 +35,14 @@ def validate(params: Params, layout: Layout) -> Figures:
     from components.validation.run import validate_reading
 
     base, settings = params.base, params.validate_
-    reading = read_dataset(layout.root / base.data, settings.format, base.task, base.classes)
+    reading = read_dataset(
+        layout.root / base.data,
+        settings.format,
+        base.task,
+        base.classes,
+        base.multi_label,
+        settings.group_pattern,
+    )
     result = validate_reading(reading, settings, params.preprocess.image_size)
     write_json(layout.validation, result.report())
     write_text(layout.validation_page, render(result, base.data))

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from components.contract import coco_reader, folder_reader
-from components.contract.reading import Reading
+from components.contract import coco_reader, csv_reader, folder_reader
+from components.contract.pixels import EXTENSIONS
+from components.contract.reading import SPLIT_NAMES, Reading
 from components.contract.tables import Task
 from components.errors import DataError
 
-Format = Literal["auto", "folder", "csv", "coco", "voc", "yolo"]
+KnownFormat = Literal["folder", "csv", "coco", "voc", "yolo"]
+Format = Literal["auto"] | KnownFormat
+
+# Folders of images that annotation files speak of: their names are no classes beside such files.
+_COLLECTIONS = {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "data"}
+_TITLES = {"coco": "COCO JSON", "voc": "Pascal VOC XML", "yolo": "YOLO text"}
 
 
 def read_dataset(
-    root: Path, format: Format, task: Task, classes: Sequence[str] | None = None
+    root: Path,
+    format: Format,
+    task: Task,
+    classes: Sequence[str] | None = None,
+    multi_label: bool = False,
+    group_pattern: str | None = None,
 ) -> Reading:
     """Read a raw data set.
 
@@ -23,13 +38,16 @@ def read_dataset(
 
     Args:
         root: the data root.
-        format: `auto` looks at the names of files and folders.
+        format: `auto` looks at the names of files and folders, and at the headers of CSV files.
         task: what the data is read for.
         classes: class names in the model's order; None takes them as found.
+        multi_label: classification: an image has any number of labels; CSV only.
+        group_pattern: regular expression searched in the path of an image for which the data names
+            no group; what its first group holds becomes the image's group.
 
     Raises:
-        DataError: the folder is missing, or it is in no format that is known for the task; says
-            what was seen in it.
+        DataError: the folder is missing; it is in no format that is known for the task, or in
+            several; or the format does not serve the task. Says what was seen.
     """
     root = Path(root)
     if not root.is_dir():
@@ -37,40 +55,147 @@ def read_dataset(
         raise DataError(f"base.data = {root}: {what}; it must be the folder of the raw data")
     if format == "auto":
         format = _detect(root, task)
+    _refuse_misfit(root, format, task, multi_label)
+    reading = _read(root, format, task, classes, multi_label)
+    if group_pattern is not None:
+        _set_groups(reading, group_pattern)
+    return reading
+
+
+def _read(
+    root: Path,
+    format: KnownFormat,
+    task: Task,
+    classes: Sequence[str] | None,
+    multi_label: bool,
+) -> Reading:
     if format == "folder":
-        if task != "classification":
-            raise DataError(
-                f"base.data = {root}: a folder per class has no boxes, so it cannot be used for "
-                "base.task = detection; give COCO JSON, or set base.task to classification"
-            )
         return folder_reader.read_folder(root, classes)
-    if task != "detection":
+    if format == "csv":
+        return csv_reader.read_csv(root, task, classes, multi_label)
+    if format == "coco":
+        return coco_reader.read_coco(root, classes)
+    reader = importlib.import_module(f"components.contract.{format}_reader")
+    reading: Reading = getattr(reader, f"read_{format}")(root, classes)
+    return reading
+
+
+def _refuse_misfit(root: Path, format: KnownFormat, task: Task, multi_label: bool) -> None:
+    """Refuse a format that cannot hold what the task needs."""
+    if format == "folder" and task != "classification":
         raise DataError(
-            f"base.data = {root}: COCO JSON is read for detection only; for classification give a "
-            "folder per class, or set base.task to detection"
+            f"base.data = {root}: a folder per class has no boxes, so it cannot be used for "
+            "base.task = detection; give CSV with boxes, COCO JSON, Pascal VOC or YOLO, or set "
+            "base.task to classification"
         )
-    return coco_reader.read_coco(root, classes)
+    if format == "folder" and multi_label:
+        raise DataError(
+            f"base.data = {root}: a folder per class gives an image one label; for "
+            "base.multi_label give CSV with a column of labels, or set it to false"
+        )
+    if format in _TITLES and task != "detection":
+        raise DataError(
+            f"base.data = {root}: {_TITLES[format]} is read for detection only; for classification "
+            "give a folder per class or CSV, or set base.task to detection"
+        )
 
 
-def _detect(root: Path, task: Task) -> Literal["folder", "coco"]:
-    has_coco = bool(coco_reader.find_files(root))
-    has_folders = folder_reader.looks_like(root)
-    if has_coco and (task == "detection" or not has_folders):
-        return "coco"
-    if has_folders:
+def _set_groups(reading: Reading, pattern: str) -> None:
+    expression = re.compile(pattern)
+    for image in reading.images:
+        if image.group is None:
+            match = expression.search(image.path)
+            image.group = (match.group(1) or None) if match else None
+
+
+def _detect(root: Path, task: Task) -> KnownFormat:
+    """The format of a data root.
+
+    Raises:
+        DataError: there is none that is known, or several.
+    """
+    files = _files_by_format(root)
+    csv_serves = "csv" in files and csv_reader.holds_boxes(files["csv"]) == (task == "detection")
+    serving = [
+        format for format in files if (csv_serves if format == "csv" else task == "detection")
+    ]
+    folders = _class_folders(root) if task == "classification" else []
+    seen = {
+        format: _listed([path.relative_to(root).as_posix() for path in files[format]])
+        for format in serving
+    }
+    if folders:
+        seen["folder"] = _listed([f"{folder}/" for folder in folders])
+    if len(seen) > 1:
+        facts = "; ".join(f"{format} ({names})" for format, names in seen.items())
+        raise DataError(
+            f"base.data = {root}: several formats: {facts}; say which to read with "
+            f"validate.format: {' or '.join(seen)}"
+        )
+    if seen:
+        return next(iter(seen))
+    if files:
+        return next(iter(files))  # of no use for the task, which the error then tells
+    if folder_reader.looks_like(root):
         return "folder"
+    raise DataError(_nothing_known(root, task))
+
+
+def _class_folders(root: Path) -> list[str]:
+    """Folders that hold images and whose names are neither those of splits nor of collections."""
+    splits = folder_reader.split_folders(root)
+    parents = [root / name for name in sorted(splits)] if splits else [root]
+    return [
+        folder.relative_to(root).as_posix()
+        for parent in parents
+        for folder in sorted(parent.iterdir())
+        if folder.is_dir()
+        and not folder.is_symlink()
+        and not folder.name.startswith(".")
+        and folder.name.lower() not in _COLLECTIONS
+        and folder.name.rstrip("0123456789").lower() not in SPLIT_NAMES
+        and _holds_images(folder)
+    ]
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(
+        Path(name).suffix.lower() in EXTENSIONS for _, _, names in os.walk(folder) for name in names
+    )
+
+
+def _files_by_format(root: Path) -> dict[KnownFormat, list[Path]]:
+    """The annotation files of each format of which there are any."""
+    found: dict[KnownFormat, list[Path]] = {
+        "csv": csv_reader.find_files(root),
+        "coco": coco_reader.find_files(root),
+    }
+    for format in ("voc", "yolo"):
+        with suppress(ModuleNotFoundError):
+            reader = importlib.import_module(f"components.contract.{format}_reader")
+            found[format] = reader.find_files(root)
+    return {format: files for format, files in found.items() if files}
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _nothing_known(root: Path, task: Task) -> str:
     entries = sorted(
         f"{path.name}/" if path.is_dir() else path.name
         for path in root.iterdir()
         if not path.name.startswith(".")
     )
-    seen = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
     wanted = (
-        "COCO JSON such as annotations/instances_train.json"
+        "COCO JSON such as annotations/instances_train.json, CSV with boxes, Pascal VOC XML or "
+        "YOLO text with its data.yaml"
         if task == "detection"
-        else "a folder of images per class, directly or inside train/, val/, test/"
+        else "a folder of images per class, directly or inside train/, val/, test/, or CSV such as "
+        "labels.csv"
     )
-    raise DataError(
-        f"base.data = {root}: no known format; it holds {seen or 'nothing'}; "
+    return (
+        f"base.data = {root}: no known format; it holds {_listed(entries, 8) or 'nothing'}; "
         f"for {task} it must hold {wanted}"
     )

@@ -83,7 +83,8 @@ _TEXT_CSV: list[tuple[str, Callable[[bytes, Path], bytes]]] = [
     ("nothing", fixed(b"")),
     ("a NUL", _swap(b"bird", b"bi\0rd")),
     ("a formula", _swap(b"bird", b"=cmd|'/c calc'!A0")),
-    ("two encodings", lambda data, _: data + "images/train/é.jpg,é,1,1,2,2,9,9,train\n".encode("latin-1")),
+    ("two encodings",
+     lambda data, _: data + "images/train/é.jpg,é,1,1,2,2,9,9,train\n".encode("latin-1")),
     ("UTF-16", lambda data, _: data.decode().encode("utf-16")),
     ("a quote that never ends", _swap(b"bird", b'"bird')),
     ("no header", lambda data, _: data.split(b"\n", 1)[1]),
@@ -118,7 +119,8 @@ _TEXT_XML: list[tuple[str, Callable[[bytes, Path], bytes]]] = [
      .replace(b"</ymin><xmax>", b"</q><xmax>", 1)),
     ("a NUL", _swap(b"<name>", b"<name>\0")),
     ("random bytes", fixed(bytes(range(256)) * 1000)),
-    ("an attribute of 20 MB", _swap(b"<annotation>", b'<annotation a="' + b"a" * 20_000_000 + b'">')),
+    ("an attribute of 20 MB",
+     _swap(b"<annotation>", b'<annotation a="' + b"a" * 20_000_000 + b'">')),
 ]  # fmt: skip
 
 _TEXT_YAML: list[tuple[str, Callable[[bytes, Path], bytes]]] = [
@@ -179,7 +181,8 @@ CASES: list[Case] = [
     *(Case(f"JSON class: {name}", "coco", json_edit(_key("categories", "name", value)))
       for name, value in [*_NUMBERS, ("surrogate", "\ud800"), ("a newline", "a\nb")]
       if name != "text"),
-    *(Case(f"JSON mask: {name}", "coco", json_edit(_key("annotations", "segmentation", [[value] * 6])))
+    *(Case(f"JSON mask: {name}", "coco", json_edit(
+        _key("annotations", "segmentation", [[value] * 6])))
       for name, value in _NUMBERS if name not in ("1e308", "-1e308")),
     Case("JSON mask: run lengths of 10^9 x 10^9", "coco", json_edit(_key(
         "annotations", "segmentation", {"size": [10**9, 10**9], "counts": [10**18]}))),
