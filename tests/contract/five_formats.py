@@ -296,7 +296,7 @@ def _write_yolo(raw: RawSet, root: Path) -> None:
             rows = [_yolo_row(ids.get(t.label, 999), t.box or [], sample) for t in sample.things]
             path.write_text("".join(rows))
     splits = dict.fromkeys(sample.split for sample in raw.samples if sample.split)
-    lines = [f"{split}: images/{split}" for split in splits] or ["train: images"]
+    lines = [f"{split}: images/{split}" for split in splits]
     lines += ["names:", *(f"  {i}: {json.dumps(name)}" for i, name in enumerate(raw.classes))]
     (root / "data.yaml").write_text("\n".join(lines) + "\n")
 
