@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from components.errors import DataError, TimmflowError
@@ -18,16 +17,6 @@ from components.files import write_json
 from tasks.layout import Layout
 
 _KEYS = ("num_images", "num_objects", "num_without_objects")
-
-
-def profile_path(layout: Layout) -> Path:
-    """What `validate` says about the data, to compare later data with."""
-    return layout.root / "reports" / "profile.json"
-
-
-def accepted_path(layout: Layout) -> Path:
-    """The same about the data that was last accepted; in git."""
-    return layout.root / "accepted" / "profile.json"
 
 
 def accept(layout: Layout) -> list[str]:
@@ -41,7 +30,7 @@ def accept(layout: Layout) -> list[str]:
     """
     from components.validation.profile import read_profile
 
-    source, target = profile_path(layout), accepted_path(layout)
+    source, target = layout.profile, layout.accepted
     new = read_profile(source)
     if new is None:
         raise DataError(f"{source}: no such file; run `python -m tasks.validate` first")
@@ -85,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     for line in lines:
         print(f"  {line}")
-    target = accepted_path(layout)
+    target = layout.accepted
     print(f"{target}: {'written; commit it' if lines else 'holds this data already'}")
     return 0
 

@@ -66,6 +66,16 @@ class Layout:
         return self.root / "reports" / "validation.html"
 
     @property
+    def profile(self) -> Path:
+        """What the data is like, to compare later data with."""
+        return self.root / "reports" / "profile.json"
+
+    @property
+    def accepted(self) -> Path:
+        """The same about the data that was last accepted; in git."""
+        return self.root / "accepted" / "profile.json"
+
+    @property
     def evaluation(self) -> Path:
         """What the report page shows of the evaluation: `details.json` and pictures."""
         return self.root / "reports" / "evaluation"

@@ -22,15 +22,18 @@ def preprocess(params: Params, layout: Layout) -> Figures:
     Raises:
         DataError: an image fails that passed validation, or a split is empty.
     """
-    from components.contract.near_duplicates import near_duplicate_links
+    import numpy as np
+
+    from components.contract.near_duplicates import near_duplicate_groups
     from components.contract.tables import Dataset
     from components.data.pack import pack
 
     dataset = Dataset.load(layout.tables)
     links: list[tuple[int, int]] = []
     if params.preprocess.group_near_duplicates:
-        hashes = dataset.images["phash"].tolist()
-        links = near_duplicate_links(hashes, params.validate_.near_duplicate_bits)
+        hashes = np.array([int(text, 16) for text in dataset.images["phash"]], dtype=np.uint64)
+        groups = near_duplicate_groups(hashes, params.validate_.near_duplicate_bits)
+        links = [(int(first), row) for row, first in enumerate(groups) if first != row]
     store = pack(
         dataset,
         layout.root / params.base.data,

@@ -1,6 +1,7 @@
 """Read the raw data, check all of it, and write the canonical tables.
 
-Reads the folder `base.data`, which is never written to. Writes `reports/validation.json` and
+Reads the folder `base.data`, which is never written to, and `accepted/profile.json`, if it is there:
+what the data was like that `python -m tasks.accept` accepted last. Writes `reports/validation.json` and
 `reports/validation.html` in any case, and `data/tables/` if no error stops. Parameters: sections
 `base` and `validate`, and `preprocess.image_size`, at which small boxes are judged;
 `python -m tasks.params --schema` lists them.
@@ -32,15 +33,20 @@ def validate(params: Params, layout: Layout) -> Figures:
     """
     from components.contract.readers import read_dataset
     from components.validation.page import render
+    from components.validation.profile import EDGES, read_profile
     from components.validation.run import validate_reading
 
     base, settings = params.base, params.validate_
     reading = read_dataset(
         layout.root / base.data, settings.format, base.task, base.classes, base.multi_label
     )
-    result = validate_reading(reading, settings, params.preprocess.image_size)
+    reference = read_profile(layout.accepted)
+    result = validate_reading(reading, settings, params.preprocess.image_size, reference)
+    stops = result.num_errors - result.num_accepted_errors
+    write_json(layout.profile, result.profile | ({"num_errors": stops} if stops else {}))
     write_json(layout.validation, result.report())
-    write_text(layout.validation_page, render(result, base.data))
+    shown = (result.profile, reference, EDGES) if reference else ()
+    write_text(layout.validation_page, render(result, base.data, *shown))
     if result.num_errors:
         lines = [f"  {finding}" for finding in result.stopping[:_NAMED]]
         if result.num_errors > len(lines):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +29,6 @@ def read_dataset(
     task: Task,
     classes: Sequence[str] | None = None,
     multi_label: bool = False,
-    group_pattern: str | None = None,
 ) -> Reading:
     """Read a raw data set.
 
@@ -42,8 +40,6 @@ def read_dataset(
         task: what the data is read for.
         classes: class names in the model's order; None takes them as found.
         multi_label: classification: an image has any number of labels; CSV only.
-        group_pattern: regular expression searched in the path of an image for which the data names
-            no group; what its first group holds becomes the image's group.
 
     Raises:
         DataError: the folder is missing; it is in no format that is known for the task, or in
@@ -56,10 +52,7 @@ def read_dataset(
     if format == "auto":
         format = _detect(root, task)
     _refuse_misfit(root, format, task, multi_label)
-    reading = _read(root, format, task, classes, multi_label)
-    if group_pattern is not None:
-        _set_groups(reading, group_pattern)
-    return reading
+    return _read(root, format, task, classes, multi_label)
 
 
 def _read(
@@ -98,14 +91,6 @@ def _refuse_misfit(root: Path, format: KnownFormat, task: Task, multi_label: boo
             f"base.data = {root}: {_TITLES[format]} is read for detection only; for classification "
             "give a folder per class or CSV, or set base.task to detection"
         )
-
-
-def _set_groups(reading: Reading, pattern: str) -> None:
-    expression = re.compile(pattern)
-    for image in reading.images:
-        if image.group is None:
-            match = expression.search(image.path)
-            image.group = (match.group(1) or None) if match else None
 
 
 def _detect(root: Path, task: Task) -> KnownFormat:

@@ -14,7 +14,14 @@ import numpy as np
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
-from components.validation import box_checks, image_checks, label_checks, split_checks
+from components.validation import (
+    box_checks,
+    image_checks,
+    label_checks,
+    looks_checks,
+    near_duplicates,
+    split_checks,
+)
 from components.validation.ledger import Ledger, Offenders, Shared
 from components.validation.pixel_pass import ImageFacts
 from components.validation.settings import ValidateSettings
@@ -61,7 +68,10 @@ def check_rows(
         "repeated boxes": lambda: box_checks.check_repeated_boxes(reading, facts),
         "groups": lambda: split_checks.check_groups(reading),
         "copies": lambda: split_checks.check_copies(reading, facts),
-        "looks": lambda: split_checks.check_looks(reading, facts),
+        "looks": lambda: looks_checks.check_looks(facts),
+        "alike": lambda: near_duplicates.check_near_duplicates(
+            reading, facts, settings.near_duplicate_bits
+        ),
     }
     _run(checks, ledger)
     return ledger

@@ -14,7 +14,9 @@ from components.contract.reading import Reading
 from components.contract.tables import SPLITS, Dataset, build
 from components.errors import DataError
 from components.validation.checks import check_rows, check_whole
+from components.validation.drift import check_drift
 from components.validation.pixel_pass import ImageFacts, examine_all
+from components.validation.profile import profile
 from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
 from components.validation.settings import ValidateSettings
 
@@ -31,6 +33,8 @@ class Result:
         num_errors: violations that stop, listed or not.
         num_warnings: violations that are only reported, listed or not.
         quarantine: the images that were left out, sorted; errors about them do not stop.
+        profile: what the data, without those, is like; see `components.validation.profile`.
+        num_accepted_errors: errors that stop, but would not once this data is accepted: drift.
     """
 
     reading: Reading
@@ -40,6 +44,8 @@ class Result:
     num_errors: int
     num_warnings: int
     quarantine: list[Quarantined] = field(default_factory=list)
+    profile: dict[str, Any] = field(default_factory=dict)
+    num_accepted_errors: int = 0
 
     @property
     def stopping(self) -> list[Finding]:
@@ -82,7 +88,10 @@ class Result:
 
 
 def validate_reading(
-    reading: Reading, settings: ValidateSettings, training_size: tuple[int, int] | None = None
+    reading: Reading,
+    settings: ValidateSettings,
+    training_size: tuple[int, int] | None = None,
+    reference: dict[str, Any] | None = None,
 ) -> Result:
     """Decode all images once, run all checks and, if no error stops, build the tables.
 
@@ -93,6 +102,7 @@ def validate_reading(
         reading: what the reader found; `settings.group_pattern` sets the groups of its images.
         settings: limits, severities, quarantine.
         training_size: height and width of the model's input, pixels; None if it is not known.
+        reference: profile of the last accepted data, that drift is measured from; None: no drift.
 
     Raises:
         DataError: the pixel pass could not be finished.
@@ -126,6 +136,11 @@ def validate_reading(
         else:
             kept, kept_facts = leave_out(reading, facts, faulty.keys())
     check_whole(kept, settings, ledger)
+    described = profile(kept, kept_facts)
+    before = ledger.num("error", unplaced=bool(faulty))
+    if reference is not None:
+        ledger.extend(check_drift(described, reference))
+    num_drift = ledger.num("error", unplaced=bool(faulty)) - before
     dataset = None
     if not ledger.num("error", unplaced=bool(faulty)):
         dataset = _dataset(kept, kept_facts)
@@ -142,6 +157,8 @@ def validate_reading(
         ledger.num("error", unplaced=bool(faulty)),
         ledger.num("warning"),
         listed(faulty),
+        described,
+        num_drift,
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
-from components.validation.image_checks import FLAT
 from components.validation.ledger import Shared
 from components.validation.pixel_pass import ImageFacts
 
@@ -138,28 +137,6 @@ def _within_split(reading: Reading, index: int, first: int, labels: dict[int, st
         value = f"{labels[index]} and {labels[first]}"
         return finding("contradictory-labels", two, message, value, image=two)
     return finding("duplicate-content", two, f"the same content as {one}", image=two)
-
-
-def check_looks(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
-    """The same looks more than once, with different content."""
-    contents: set[str] = set()
-    looks: dict[tuple[str, bool], list[int]] = defaultdict(list)
-    for index, fact in enumerate(facts):
-        # Exact copies are reported as such; flat images all look alike.
-        if not fact.fault and fact.sha256 not in contents and fact.contrast >= FLAT:
-            looks[fact.phash, fact.width >= fact.height].append(index)
-        contents.add(fact.sha256)
-    for members in looks.values():
-        for index in members[1:]:
-            one, two = reading.images[members[0]], reading.images[index]
-            across = one.split != two.split
-            yield finding(
-                "near-duplicate-across-splits" if across else "near-duplicate",
-                two.path,
-                f"looks like {one.path}",
-                f"{two.split} and {one.split}" if across else "",
-                image=two.path,
-            )
 
 
 def _split(reading: Reading, index: int) -> str:

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.contract.near_duplicates import near_duplicate_links
 from components.data.settings import PreprocessSettings
 from components.data.splits import assign_splits
 from components.errors import DataError
@@ -172,28 +171,6 @@ class TestStratify:
     def test_a_split_that_is_not_asked_for_stays_empty(self):
         splits, _ = split(table(30), test=0.0)
         assert set(splits) == {"train", "val"}
-
-
-class TestNearDuplicates:
-    @pytest.mark.parametrize("bits", [0, 1, 4, 10])
-    def test_links_join_what_a_full_comparison_joins(self, bits):
-        rng = np.random.default_rng(bits)
-        numbers = [int(n) for n in rng.integers(0, 2**63, 60)]
-        for number in numbers[:30]:  # neighbours at 0 to 12 bits
-            flips = rng.choice(64, rng.integers(0, 13), replace=False)
-            numbers.append(number ^ sum(1 << int(bit) for bit in flips))
-        found = components(len(numbers), near_duplicate_links([f"{n:016x}" for n in numbers], bits))
-        every = [
-            (i, j)
-            for i in range(len(numbers))
-            for j in range(i)
-            if (numbers[i] ^ numbers[j]).bit_count() <= bits
-        ]
-        assert found == components(len(numbers), every)
-
-    def test_many_equal_hashes_make_few_links(self):
-        assert len(near_duplicate_links(["0" * 16] * 5000, 4)) == 4999
-        assert near_duplicate_links([], 4) == []
 
 
 def components(count, links):

@@ -5,13 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.contract import near_duplicates
+from components.contract.near_duplicates import near_duplicate_groups, pairs_within
 from components.contract.reading import RawImage, Reading
-from components.validation import near_duplicates
-from components.validation.near_duplicates import (
-    check_near_duplicates,
-    near_duplicate_groups,
-    pairs_within,
-)
+from components.validation.near_duplicates import check_near_duplicates
 from components.validation.pixel_pass import ImageFacts
 
 
