@@ -16,8 +16,8 @@ MAX_BITS = 16  # that hashes may differ by; unrelated images differ by about 32
 _FEW_BITS = 5  # up to so many one common chunk is rare enough; beyond, two are asked for
 _BLOCK = 2_000_000  # pairs compared at once
 # Comparisons for each hash, over all choices of chunks. Each of 100,000 unlike hashes is compared
-# with about 40 others at 4 bits, with 2,000 at 10. More are needed only where nearly all images are nearly
-# the same, or are made to be; then each is compared with those that follow it in order.
+# with about 40 others at 4 bits, with 2,000 at 10. More are needed only where nearly all images are
+# nearly the same, or are made to be; then each is compared with those that follow it in order.
 _COMPARISONS = 3000
 
 

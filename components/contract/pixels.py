@@ -400,7 +400,7 @@ def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
     grey = np.empty(values.shape, dtype=np.uint8)
     # A few rows at a time: wide integers for a whole large image would take gigabytes.
     for start in range(0, len(values), _ROWS):
-        rows = values[start : start + _ROWS].astype(np.int64)
+        rows = values[start : start + _ROWS]
         if rows.size and (rows.min() < 0 or rows.max() > 65535):
             raise ImageError(
                 name,
@@ -409,5 +409,5 @@ def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
                 f"{rows.min()} to {rows.max()}",
                 "0 to 65535",
             )
-        grey[start : start + _ROWS] = (rows * 255 + 32767) // 65535
+        grey[start : start + _ROWS] = (rows.astype(np.uint32) * 255 + 32767) // 65535
     return Image.fromarray(grey)
