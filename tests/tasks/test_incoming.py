@@ -384,6 +384,7 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("kind", ["folder", "coco"])
 def test_killed_at_any_step(tmp_path, monkeypatch, kind, at_once):
@@ -423,6 +424,7 @@ def test_killed_at_any_step(tmp_path, monkeypatch, kind, at_once):
             return
 
 
+@pytest.mark.slow
 def test_command_and_dvc(pets):
     """The new version is one of DVC's; check, refusal and help have their exit status."""
     environment = {
