@@ -118,10 +118,16 @@ def _groups(result: Result) -> list[Group]:
     drawn = pictures(chosen, examples, thumbnails)
     letters = _ROW_LETTERS // max(len(found), 1)
     return [
-        Group(severity, check, CHECKS[check].meaning, len(rows) + unlisted[severity, check], _first(rows, letters),
-              drawn[severity, check])
+        Group(
+            severity,
+            check,
+            CHECKS[check].meaning,
+            len(rows) + unlisted[severity, check],
+            _first(rows, letters),
+            drawn[severity, check],
+        )
         for (severity, check), rows in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _first(rows: Sequence[Finding], letters: int) -> list[Finding]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from components.contract.catalogue import CHECKS
 from components.contract.findings import Finding, shown
 from components.contract.reading import Box, RawObject, Reading
-from components.validation.thumbnails import Thumbnails
+from components.validation.thumbnails import MOST_BOXES, Thumbnails
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
+_VALUE = 100  # letters of a value in which its numbers stand
 _LONGEST_NAME = 12  # words of a message that may be one file's name
 
 # The numbers in a finding's value say how bad it is: more is worse.
@@ -73,7 +74,8 @@ class Examples:
                 self._labels[item.image].add(item.label)
 
     def choose(self, check: str, findings: Sequence[Finding], limit: int) -> list[list[Finding]]:
-        """The images that break a check worst: for each of them its findings of that check.
+        """The images that break a check worst: for each of them its findings of that check, the
+        worst first.
 
         Where nothing says how bad a finding is, images from all over the list are taken.
 
@@ -90,7 +92,9 @@ class Examples:
         images = list(of_image.values())
         worse = _WORSE.get(check)
         if worse is not None:
-            images.sort(key=lambda rows: -max(_badness(worse, row) for row in rows))
+            for rows in images:
+                rows.sort(key=lambda row: -_badness(worse, row))
+            images.sort(key=lambda rows: -_badness(worse, rows[0]))
         elif len(images) > limit:
             images = [images[len(images) * place // limit] for place in range(limit)]
         return images[:limit]
@@ -106,11 +110,9 @@ class Examples:
         """The picture of one image with what the findings `rows` are about marked."""
         path = self.path_of(rows[0])
         index = self._index.get(path)
-        marked = [box for row in rows for box in self._marked(row, index)]
+        marked = [box for row in rows[:MOST_BOXES] for box in self._marked(row, index)]
         boxes = [] if index is None else self._boxes.get(index, [])
-        worse = _WORSE.get(rows[0].check)
-        worst = rows[0] if worse is None else max(rows, key=lambda row: _badness(worse, row))
-        detail = worst.value or worst.message
+        detail = rows[0].value or rows[0].message
         labels = sorted(self._labels.get(index, ())) if index is not None else []
         if labels:
             detail = f"{shown(', '.join(labels[:4]))}: {detail}"
@@ -183,4 +185,4 @@ def _badness(worse: Callable[[list[float]], float], item: Finding) -> float:
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(number) for number in _NUMBER.findall(text)]
+    return [float(number) for number in _NUMBER.findall(text[:_VALUE])]

@@ -21,7 +21,7 @@ from components.contract.reading import Box
 SIDE = 240  # the longer side
 _QUALITY = 72
 _AROUND = 0.4  # so much of an image's side is shown beside it where a box sticks out
-_MOST_BOXES = 150  # drawn on one thumbnail
+MOST_BOXES = 150  # drawn on one thumbnail
 _RING = 5  # a marked box smaller than this gets a ring around it
 _MARK, _OTHER, _EDGE, _BESIDE = (255, 64, 32), (90, 200, 250), (0, 0, 0), (128, 128, 128)
 
@@ -98,8 +98,8 @@ def _resized(image: Image.Image, scale: float) -> Image.Image:
 
 
 def _drawn(small: _Small, boxes: Sequence[Box], marked: Sequence[Box]) -> Image.Image:
-    marked = [box for box in marked if all(map(math.isfinite, box))][:_MOST_BOXES]
-    boxes = [box for box in boxes if all(map(math.isfinite, box))][:_MOST_BOXES]
+    marked = [box for box in marked if all(map(math.isfinite, box))][:MOST_BOXES]
+    boxes = [box for box in boxes if all(map(math.isfinite, box))][:MOST_BOXES]
     left, top, right, bottom = _view(small.width, small.height, marked)
     scale = SIDE / max(right - left, bottom - top)
     if (left, top, right, bottom) == (0, 0, small.width, small.height):
