@@ -5,7 +5,8 @@
 Photos are cut and scaled to JPEG files of 500 x 375 (quality 90). Classification: to 224 px with a
 random crop of 80 to 100 % of the area, flips, colour jitter, normalisation; detection: to 640 px
 with a zoom of 0.8 to 1, a random window, flips, colour jitter, normalisation, and 8 boxes an image.
-All contenders give normalised float batches; one thread a process. torchvision does it in its two
+All contenders give normalised float batches, with one thread a process and freed memory kept
+(`components.runtime`; autotimm's process as it comes). torchvision does it in its two
 ways, on Pillow images and on tensors. autotimm runs its own defaults, in a process of its own.
 Epochs take turns, after one that warms up and starts the workers; medians are printed.
 """
@@ -149,7 +150,7 @@ def torchvision_way(folder: Path, task: str, backend: str) -> Callable[[int], Ep
         dataset = CocoDetection(
             folder / "train",
             folder / "train.json",
-            transforms=lambda image, target: transform(with_boxes(image, target)),
+            transforms=lambda image, target: (transform(with_boxes(image, target)), None),
         )
         collate = stack_images
 
@@ -180,10 +181,10 @@ def with_boxes(image: Image.Image, annotations: list[dict[str, Any]]) -> dict[st
     return {"image": image, "boxes": boxes, "labels": labels}
 
 
-def stack_images(items: list[dict[str, Any]]) -> dict[str, Any]:
+def stack_images(items: list[tuple[dict[str, Any], None]]) -> dict[str, Any]:
     """Images [B, 3, H, W], and boxes and labels of each."""
-    images = torch.stack([item["image"] for item in items])
-    rest: dict[str, Any] = {key: [item[key] for item in items] for key in ("boxes", "labels")}
+    images = torch.stack([item["image"] for item, _ in items])
+    rest: dict[str, Any] = {key: [item[key] for item, _ in items] for key in ("boxes", "labels")}
     return {"images": images, **rest}
 
 
@@ -304,6 +305,9 @@ def main() -> None:
     if args.serve:
         serve(Path(args.serve[0]), args.serve[1])
         return
+    from components.runtime import configure_torch
+
+    configure_torch(1)  # as in training; it serves the peers in this process too
     print("| task | loader | images/s, 0 workers | ours is x | images/s, 2 workers | ours is x |")
     print("|---|---|---:|---:|---:|---:|")
     for task, share in (("classification", 1), ("detection", 3)):

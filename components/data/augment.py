@@ -20,7 +20,7 @@ def detection_augment(settings: AugmentSettings, image_size: tuple[int, int]) ->
     if tuple(settings.scale) != (1.0, 1.0):
         # Zoom, then cut the input's window out of it wherever it falls (or pad a smaller one).
         steps.append(RandomZoom(*settings.scale))
-    steps.append(v2.RandomCrop(image_size, pad_if_needed=True, fill=FILL))
+    steps.append(RandomWindow(image_size, pad_if_needed=True, fill=FILL))
     return v2.Compose(steps + _common(settings) + _kept_boxes())
 
 
@@ -71,6 +71,27 @@ class RandomZoom(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """The image, or its boxes."""
         return v2.functional.resize(inpt, size=params["size"], antialias=True)
+
+
+class RandomWindow(v2.RandomCrop):
+    """`v2.RandomCrop` that pads and cuts a uint8 image in one copy, channels last in memory."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The window of the image, or of its boxes."""
+        if not isinstance(inpt, tv_tensors.Image) or not params["needs_pad"]:
+            return super().transform(inpt, params)
+        left, top = params["padding"][:2]
+        if params["needs_crop"]:
+            left, top = left - params["left"], top - params["top"]
+        height, width = params["height"], params["width"]
+        window = torch.full((height, width, inpt.shape[0]), FILL, dtype=inpt.dtype)
+        rows = slice(max(0, top), min(height, top + inpt.shape[1]))
+        columns = slice(max(0, left), min(width, left + inpt.shape[2]))
+        seen = inpt.permute(1, 2, 0)[
+            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
+        window[rows, columns] = seen
+        return tv_tensors.Image(window.permute(2, 0, 1))
 
 
 class ColorShift(v2.ColorJitter):

@@ -214,8 +214,8 @@ def normalize(
     shape = (1, 3, 1, 1)
     center = torch.tensor(mean, device=images.device).mul(255).view(shape)
     spread = torch.tensor(std, device=images.device).mul(255).view(shape)
-    # In place: a batch of floats is large, and `float` has made a new one.
-    return images.float().sub_(center).div_(spread)
+    # The subtraction makes the floats; in place, as a batch of them is large.
+    return images.sub(center).div_(spread)
 
 
 class PreparedDataModule(LightningDataModule):

@@ -6,10 +6,18 @@ import pytest
 import torch
 from data_helpers import make_store
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from components.contract.tables import Dataset, build
-from components.data.geometry import scale_image
-from components.data.loaders import EpochSampler, PreparedDataModule, PreparedDataset
+from components.data.augment import ColorShift, RandomWindow
+from components.data.geometry import FILL, scale_image
+from components.data.loaders import (
+    EpochSampler,
+    PreparedDataModule,
+    PreparedDataset,
+    normalize,
+)
 from components.data.pack import choose_storage, pack
 from components.data.settings import AugmentSettings, PreprocessSettings
 from components.data.store import PreparedStore, write_index
@@ -242,3 +250,45 @@ def test_balanced_sampling_is_for_training_a_classifier(tmp_path):
     detection = make_store(tmp_path / "boxes")
     with pytest.raises(ValueError, match="balanced = True: an image of a detection set"):
         PreparedDataModule(detection, 4, (0.5,) * 3, (0.5,) * 3, balanced=True)
+
+
+class TestFastTransforms:
+    """What is done faster than torchvision does it gives what torchvision gives."""
+
+    def image(self, height, width, low=0, high=256):
+        pixels = np.random.default_rng(0).integers(low, high, (height, width, 3), dtype=np.uint8)
+        return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_colour_shift(self, seed):
+        """To a rounding of each of three steps; nothing is clipped here, which differs."""
+        image = self.image(150, 90, 60, 180)
+        torch.manual_seed(seed)
+        ours = ColorShift(0.2, 0.2, 0.2)(image)
+        torch.manual_seed(seed)
+        theirs = v2.ColorJitter(0.2, 0.2, 0.2)(image)
+        assert (ours.int() - theirs.int()).abs().max() <= 3
+        assert not torch.equal(ours, image)
+
+    @pytest.mark.parametrize(
+        "shape", [(40, 64), (64, 40), (80, 80), (90, 50), (64, 64), (30, 100)], ids=str
+    )
+    def test_window(self, shape):
+        boxes = tv_tensors.BoundingBoxes(
+            torch.tensor([[3.0, 4, 20, 25]]), format="XYXY", canvas_size=shape
+        )
+        for seed in range(4):
+            found = []
+            for kind in (RandomWindow, v2.RandomCrop):
+                torch.manual_seed(seed)
+                window = kind((64, 64), pad_if_needed=True, fill=FILL)
+                found.append(window(self.image(*shape), boxes))
+            (ours, our_boxes), (theirs, their_boxes) = found
+            assert torch.equal(ours, theirs) and torch.equal(our_boxes, their_boxes)
+
+    def test_normalisation(self):
+        images = torch.stack([self.image(8, 8), self.image(8, 8)])
+        mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.4])
+        expected = (images.float() - mean.mul(255).view(3, 1, 1)) / std.mul(255).view(3, 1, 1)
+        ours = normalize(images, tuple(mean.tolist()), tuple(std.tolist()))
+        assert torch.equal(ours, expected) and ours.dtype == torch.float32
