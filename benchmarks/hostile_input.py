@@ -3,7 +3,8 @@
     python -m benchmarks.hostile_input
     python -m benchmarks.hostile_input --only XML
 
-Each is read and validated in a process of its own, which has 10 s and 1.5 GiB. It must end in a
+Each is read and validated in a process of its own, which has 10 s of the processor
+and 1.5 GiB. It must end in a
 finding or an error, must not touch a file, and must not open one outside the data.
 """
 
