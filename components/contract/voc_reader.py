@@ -37,9 +37,9 @@ from components.contract.voc_xml import MAX_BYTES, VocAnnotation, VocFault, VocO
 from components.errors import DataError
 
 _IMAGE_FOLDERS = ("jpegimages", "images")
-_MAX_LIST_BYTES = 64_000_000
-_MAX_LIST_LINES = 2_000_000
-_MAX_LIST_FAULTS = 10_000  # of one kind; a list with more is given up
+_MAX_LIST_BYTES = 16_000_000
+_MAX_LIST_LINES = 1_000_000
+_MAX_LIST_FAULTS = 1000  # of one kind; a list with more is given up
 _MEMBERSHIP = re.compile(r"\s+(-1|0|1)$")  # of a class: "000007  1"
 
 

@@ -40,8 +40,8 @@ _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
 _NOT_LABELS = {"classes.txt", *(f"{name}.txt" for name in SPLIT_NAMES)}
 _MAX_LABEL_BYTES = 4_000_000
-_MAX_LIST_BYTES = 64_000_000
-_MAX_LIST_FAULTS = 10_000  # of one kind; a list with more is given up
+_MAX_LIST_BYTES = 16_000_000
+_MAX_LIST_FAULTS = 1000  # of one kind; a list with more is given up
 _MAX_ENTRIES = 100  # folders or lists that a data.yaml names
 
 
