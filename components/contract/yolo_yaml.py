@@ -14,7 +14,7 @@ import yaml
 from components.contract.pixels import ImageError, read_bytes
 from components.errors import DataError
 
-MAX_BYTES = 256_000
+MAX_BYTES = 128_000
 _MAX_DEPTH = 8
 
 
