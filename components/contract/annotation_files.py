@@ -6,7 +6,6 @@ Folders are listed once each and never left through a link. No file is opened he
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,21 +15,21 @@ from components.contract.findings import Finding, finding, shown
 from components.contract.paths import PathEscape, check_relative, resolve_inside
 from components.contract.pixels import EXTENSIONS
 
-_LISTED = 100  # findings of one check in one annotation file; the rest is only counted
 # What lies beside images by right: annotations, notes, and what operating systems leave behind.
 _COMPANIONS = {".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".html", ".cache", ".names"}
 _LITTER = {"thumbs.db", "desktop.ini"}
-_NUMBER = re.compile(
-    r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)", re.ASCII | re.IGNORECASE
-)
 _LONGEST_NUMBER = 64  # characters
 
 
 def number(text: str) -> float | None:
     """A decimal number, NaN and infinity included; None for any other text."""
-    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+    # Python alone would also take 1_000 and digits of other scripts.
+    if len(text) > _LONGEST_NUMBER or "_" in text or not text.isascii():
         return None
-    return float(text)
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def join(folder: str, name: str) -> str:
@@ -168,19 +167,24 @@ class FileFindings:
     Args:
         name: the file, relative to the data root.
         image: path of the image it belongs to; empty if there is none.
+        limit: findings of one check that are listed; the rest is only counted.
     """
 
-    def __init__(self, name: str, image: str = "") -> None:
-        self.name, self.image = name, image
+    def __init__(self, name: str, image: str = "", limit: int = 100) -> None:
+        self.name, self.image, self.limit = name, image, limit
         self._found: list[Finding] = []
         self._counts: Counter[str] = Counter()
 
     def add(self, check: str, place: str, message: str, value: Any = "", allowed: str = "") -> None:
         """Add a finding about `place` inside the file; empty for the file as a whole."""
         self._counts[check] += 1
-        if self._counts[check] <= _LISTED:
+        if self._counts[check] <= self.limit:
             where = f"{self.name}: {place}" if place else self.name
             self._found.append(finding(check, where, message, value, allowed, image=self.image))
+
+    def is_full(self) -> bool:
+        """Whether there are more findings of some check than are listed."""
+        return any(total > self.limit for total in self._counts.values())
 
     def all(self) -> list[Finding]:
         """The findings, and for each check how many more there were."""
@@ -188,10 +192,10 @@ class FileFindings:
             finding(
                 check,
                 f"{self.name}: the rest",
-                f"and {total - _LISTED} more like the {_LISTED} listed",
+                f"and {total - self.limit} more like the {self.limit} listed",
                 image=self.image,
             )
             for check, total in self._counts.items()
-            if total > _LISTED
+            if total > self.limit
         ]
         return self._found + rest

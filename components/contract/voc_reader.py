@@ -37,7 +37,9 @@ from components.contract.voc_xml import MAX_BYTES, VocAnnotation, VocFault, VocO
 from components.errors import DataError
 
 _IMAGE_FOLDERS = ("jpegimages", "images")
-_MAX_LIST_BYTES = 64_000_000
+_MAX_LIST_BYTES = 16_000_000
+_MAX_LIST_LINES = 1_000_000
+_MAX_LIST_FAULTS = 1000  # of one kind; a list with more is given up
 _MEMBERSHIP = re.compile(r"\s+(-1|0|1)$")  # of a class: "000007  1"
 
 
@@ -188,7 +190,8 @@ class _Reader:
 
     def _read_list(self, path: str, split: str) -> None:
         assert self.lists is not None
-        faults = FileFindings(path)
+        faults = FileFindings(path, limit=_MAX_LIST_FAULTS)
+        num_repeated = len(self.repeated)
         try:
             text = read_bytes(self.root / path, _MAX_LIST_BYTES).decode("utf-8-sig")
         except ImageError as fault:
@@ -199,6 +202,11 @@ class _Reader:
             faults.add("annotations-unreadable", "", f"not UTF-8 text: {fault.reason}")
             text = ""
         for count, line in enumerate(text.split("\n"), 1):
+            full = faults.is_full() or len(self.repeated) > num_repeated + _MAX_LIST_FAULTS
+            if full or count > _MAX_LIST_LINES:
+                message = "too many lines, or lines that cannot be used; the rest is not read"
+                faults.add("annotations-unreadable", f"line {count}", message)
+                break
             name = _MEMBERSHIP.sub("", line.strip())
             if not name:
                 continue
@@ -295,18 +303,15 @@ class _Reader:
                 message = "an image without an XML file has no label and is not used"
                 findings.append(finding("image-without-label", path, message, image=path))
         stems = self.seen | set(images.values())
+        missing = FileFindings("ImageSets", limit=_MAX_LIST_FAULTS)
+        allowed = "an image in " + ", ".join(f"{folder or '.'}/" for folder in folders)
         for name, (_, where) in (self.lists or {}).items():
             if name not in stems:
-                findings.append(
-                    finding(
-                        "file-missing",
-                        where,
-                        "there is no image of this name",
-                        name,
-                        "an image in " + ", ".join(f"{folder or '.'}/" for folder in folders),
-                        image=name,
-                    )
-                )
+                missing.image = name
+                message = "there is no image of this name"
+                missing.add("file-missing", where.partition("/")[2], message, name, allowed)
+        missing.image = ""
+        findings += missing.all()
         paths = {stem: path for path, stem in images.items()}
         for name, where in self.repeated:
             first = (self.lists or {})[name][1]

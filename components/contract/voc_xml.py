@@ -13,8 +13,15 @@ from components.errors import DataError
 
 MAX_BYTES = 16_000_000
 _MAX_DEPTH = 32
+_MAX_ELEMENTS = 1_000_000
+_MAX_OBJECTS = 100_000
 _ENCODINGS = ("utf-8", "utf-16", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252")
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_WANTED = {
+    ("filename",),
+    *(("size", tag) for tag in ("width", "height")),
+    *(("object", tag) for tag in ("name", "difficult")),
+    *(("object", "bndbox", tag) for tag in ("xmin", "ymin", "xmax", "ymax")),
+}
 
 
 class VocFault(DataError):
@@ -90,16 +97,22 @@ class _Builder:
     def __init__(self) -> None:
         self.result = VocAnnotation()
         self._path: list[str] = []
+        self._num_elements = 0
         self._leaf: list[str] | None = None  # pieces of the text of a wanted element
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         if len(self._path) >= _MAX_DEPTH:
             raise VocFault(f"elements nested more than {_MAX_DEPTH} deep")
+        self._num_elements += 1
+        if self._num_elements > _MAX_ELEMENTS:
+            raise VocFault(f"more than {_MAX_ELEMENTS} elements")
         if not self._path and tag != "annotation":
             raise VocFault(f"not Pascal VOC: the root element is {tag[:40]!r}, not 'annotation'")
         self._path.append(tag)
-        if self._path[1:] == ["object"]:
+        if tag == "object" and len(self._path) == 2:
             self.result.objects.append(VocObject())
+            if len(self.result.objects) > _MAX_OBJECTS:
+                raise VocFault(f"more than {_MAX_OBJECTS} objects")
         self._leaf = [] if self._is_wanted() else None
 
     def text(self, text: str) -> None:
@@ -113,12 +126,7 @@ class _Builder:
         self._path.pop()
 
     def _is_wanted(self) -> bool:
-        match self._path[1:]:
-            case ["filename"] | ["size", "width" | "height"] | ["object", "name" | "difficult"]:
-                return True
-            case ["object", "bndbox", corner]:
-                return corner in _CORNERS
-        return False
+        return len(self._path) <= 4 and tuple(self._path[1:]) in _WANTED
 
     def _keep(self, tag: str, text: str) -> None:
         match self._path[1]:

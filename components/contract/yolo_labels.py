@@ -22,6 +22,8 @@ _ROUNDING = 1e-3  # px
 _SNAP = 1e-6  # of the image's side
 # Fractions a little over 1 are boxes that stick out, which has its own check; pixels are beyond.
 _LARGEST_FRACTION = 4.0
+_MAX_LINES = 100_000
+_MAX_NUMBERS = 20_000  # on a line
 _WHOLE = re.compile(r"-?\d{1,18}(\.0+)?", re.ASCII)
 
 
@@ -80,7 +82,11 @@ def parse_labels(text: str, num_extra: int, faults: FileFindings) -> list[Label]
     """
     labels = []
     for count, line in enumerate(text.split("\n"), 1):
-        tokens = line.split(None, 100_000)
+        if count > _MAX_LINES:
+            message = f"more than {_MAX_LINES} lines; the rest is not read"
+            faults.add("annotations-unreadable", f"line {count}", message)
+            break
+        tokens = line.split(None, _MAX_NUMBERS)
         if tokens:
             label = _parse(tokens, count, num_extra, faults)
             if label is not None:

@@ -40,7 +40,9 @@ _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
 _NOT_LABELS = {"classes.txt", *(f"{name}.txt" for name in SPLIT_NAMES)}
 _MAX_LABEL_BYTES = 4_000_000
-_MAX_LIST_BYTES = 64_000_000
+_MAX_LIST_BYTES = 16_000_000
+_MAX_LIST_FAULTS = 1000  # of one kind; a list with more is given up
+_MAX_ENTRIES = 100  # folders or lists that a data.yaml names
 
 
 @dataclass
@@ -262,7 +264,11 @@ class _Reader:
         parts = []
         faults = FileFindings(config.name)
         for key, split, value in entries:
-            for entry in value if isinstance(value, list) else [value]:
+            given = value if isinstance(value, list) else [value]
+            if len(given) > _MAX_ENTRIES:
+                allowed = f"at most {_MAX_ENTRIES}"
+                faults.add("annotations-unreadable", key, "too many entries", len(given), allowed)
+            for entry in given[:_MAX_ENTRIES]:
                 part = self._part(config.base, key, split, entry, faults)
                 if part is not None:
                     parts.append(part)
@@ -310,16 +316,19 @@ class _Reader:
                 images = join(part.folder, place[len(labels) :].lstrip("/"))
                 self.label_folders.setdefault(place, images.rstrip("/"))
         num_images = num_labels = 0
-        for path, where in self._images(part):
+        faults = FileFindings(part.list_file or part.where, limit=_MAX_LIST_FAULTS)
+        for path, place in self._images(part, faults):
             if path in self.named:
-                message = f"this file is named a second time; first by {self.named[path]}"
-                self.reading.findings.append(
-                    finding("duplicate-image", where, message, path, image=path)
-                )
-                continue
-            self.named[path] = where
-            num_images += 1
-            num_labels += self._read_image(path, part.split, where, config)
+                faults.image = path
+                message = f"this image is named a second time; first by {self.named[path]}"
+                faults.add("duplicate-image", place, message, path)
+            else:
+                where = f"{faults.name}: {place}" if part.list_file else path
+                self.named[path] = where
+                num_images += 1
+                num_labels += self._read_image(path, part.split, where, config)
+        faults.image = ""
+        self.reading.findings += faults.all()
         if num_images and not num_labels:
             self.reading.findings.append(
                 finding(
@@ -331,16 +340,15 @@ class _Reader:
                 )
             )
 
-    def _images(self, part: _Part) -> Iterator[tuple[str, str]]:
-        """Paths of a part's images, and where each is named."""
+    def _images(self, part: _Part, faults: FileFindings) -> Iterator[tuple[str, str]]:
+        """Paths of a part's images, and the place that names each."""
         if part.folder is not None:
             for folder in self.folders.walk(part.folder):
                 for paths in self.folders.images(folder).values():
                     for path in paths:
-                        yield path, f"{part.where}: {path}" if part.where != part.folder else path
+                        yield path, path
             return
         assert part.list_file is not None
-        faults = FileFindings(part.list_file)
         text = self._read_text(part.list_file, _MAX_LIST_BYTES, faults) or ""
         beside = PurePosixPath(part.list_file).parent.as_posix()
         for count, line in enumerate(text.split("\n"), 1):
@@ -348,18 +356,22 @@ class _Reader:
             if not name:
                 continue
             place = f"line {count}"
+            if faults.is_full():
+                faults.image = ""
+                message = "too many lines that cannot be used; the rest is not read"
+                faults.add("annotations-unreadable", place, message)
+                return
             try:
-                path = self._listed(name, beside)
+                found = self._listed(name, beside)
             except PathEscape as fault:
                 faults.image = name
                 faults.add("path-escape", place, str(fault), name, "a path inside the data")
                 continue
-            if path is None:
+            if found is None:
                 faults.image = name
                 faults.add("file-missing", place, "there is no such image file", name)
                 continue
-            yield path, f"{part.list_file}: {place}"
-        self.reading.findings += faults.all()
+            yield found, place
 
     def _listed(self, name: str, beside: str) -> str | None:
         check_relative(name)

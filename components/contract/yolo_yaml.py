@@ -14,7 +14,8 @@ import yaml
 from components.contract.pixels import ImageError, read_bytes
 from components.errors import DataError
 
-MAX_BYTES = 256_000
+MAX_BYTES = 128_000
+_MAX_DEPTH = 8
 
 
 class _TextLoader(yaml.SafeLoader):
@@ -22,8 +23,12 @@ class _TextLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own name and form)
 
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
+        if self.depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"nested more than {_MAX_DEPTH} deep{_place(event.start_mark)}")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.YAMLError(f"anchors and aliases are not read{_place(event.start_mark)}")
         tag = getattr(event, "tag", None)
@@ -31,7 +36,10 @@ class _TextLoader(yaml.SafeLoader):
             raise yaml.YAMLError(
                 f"tags such as {tag[:60]!r} are not read{_place(event.start_mark)}"
             )
-        return super().compose_node(parent, index)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

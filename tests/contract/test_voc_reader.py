@@ -210,6 +210,8 @@ OUTSIDE = '<!DOCTYPE annotation [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + xm
         ('<?xml version="1.0" encoding="rot13"?>' + xml(), "annotations-unreadable"),
         ('<?xml version="1.0" encoding="gbk"?>' + xml(), "annotations-unreadable"),
         (b"<annotation>" + b" " * 16_000_000 + b"</annotation>", "annotations-unreadable"),
+        (xml("<object/>" * 100_001), "annotations-unreadable"),
+        (xml("<a/>" * 1_000_001), "annotations-unreadable"),
         (xml(filename="../../a.jpg"), "path-escape"),
         (xml(filename="/etc/passwd"), "path-escape"),
         (xml(filename="C:/a.jpg"), "path-escape"),
