@@ -42,6 +42,7 @@ _SAMPLE = 1000  # rows of a file that tell which columns are classes
 _SHARED = 200_000  # texts of cells that are kept once
 _WORDS = {"labels", "label", "annotations", "annotation", "classes", "boxes", "images"}
 _INSIDE_SPLIT = ("labels.csv", "annotations.csv", "_annotations.csv", "_classes.csv")
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
 _SEPARATOR = re.compile(r"[|;]")
 
 
@@ -258,22 +259,24 @@ class _Table:
             add = self._add_labels
         width, path = len(self.header), self.columns.path or 0
         for line, row in csv_table.read_rows(self.file, self.delimiter):
-            place = f"line {line}"
+            where = f"{self.name}: line {line}"
             if isinstance(row, str):
-                self._error("label-row-broken", place, f"not a row of a CSV table: {row}")
+                self._fault("label-row-broken", where, f"not a row of a CSV table: {row}")
             elif len(row) != width:
-                self._error(
+                self._fault(
                     "label-row-broken",
-                    place,
+                    where,
                     "the row has another number of cells than the header",
                     len(row),
                     str(width),
                     row[path] if len(row) > path else "",
                 )
             else:
-                position = self._image(place, row)
-                if position is not None:
-                    add(position, f"{self.name}: {place}", row)
+                position = self._image(where, row)
+                if position is None:
+                    self._note_label(row)
+                else:
+                    add(position, where, row)
 
     def all_findings(self) -> list[Finding]:
         """The findings, and a line for each check that has too many."""
@@ -288,49 +291,51 @@ class _Table:
         ]
         return self.findings + rest
 
-    def _image(self, place: str, row: list[str]) -> int | None:
+    def _image(self, where: str, row: list[str]) -> int | None:
         """Position of the image that a row is about, None if it cannot be used."""
         columns = self.columns
         name = row[columns.path or 0]
         if self.boxes and name in self.positions:
             position = self.positions[name]
         else:
-            position = self._new_image(place, name, row)
+            position = self._new_image(where, name, row)
             if self.boxes:
                 self.positions[name] = position
             if position is None or position == len(self.reading.images) - 1:
                 return position
         if position is not None and self._get_facts:
-            self._compare(position, place, row)
+            self._compare(position, where, row)
         return position
 
-    def _new_image(self, place: str, name: str, row: list[str]) -> int | None:
+    def _new_image(self, where: str, name: str, row: list[str]) -> int | None:
         columns, images = self.columns, self.reading.images
-        split = self._split(place, name, row)
+        split, fault = self._split(row)
         folders = self._folders(split)
         try:
             path = self.lookup.find(name, folders)
-        except PathEscape as fault:
+        except PathEscape as escape:
             allowed = "a relative path inside the data"
-            self._error("path-escape", place, str(fault), name, allowed, name)
+            self._fault("path-escape", where, str(escape), name, allowed, name)
             return None
         if path is None:
             message = "there is no such image file"
             allowed = "a file in " + ", ".join(f"{folder or '.'}/" for folder in folders)
-            self._error("file-missing", place, message, name, allowed, name)
+            self._fault("file-missing", where, message, name, allowed, name)
             return None
         position = self.named.setdefault(path, len(images))
         if position < len(images):
             if self.boxes and position >= self.start:
                 return position
             message = f"this file is named a second time; first by {images[position].where}"
-            self._error("duplicate-image", place, message, path, image=path)
+            self._fault("duplicate-image", where, message, path, image=path)
             return None
+        if fault:
+            self._fault("label-row-broken", where, *fault, image=path)
         if split:
             self.reading.splits.add(split)
         group = row[columns.group].strip() or None if columns.group is not None else None
-        size = self._size(place, path, row) if columns.size else None
-        images.append(RawImage(path, split, size, f"{self.name}: {place}", group))
+        size = self._size(where, path, row) if columns.size else None
+        images.append(RawImage(path, split, size, where, group))
         if self._get_facts:
             if len(self._shared) > _SHARED:
                 self._shared.clear()
@@ -338,27 +343,29 @@ class _Table:
             self.facts.append(tuple(share(cell, cell) for cell in self._get_facts(row)))
         return position
 
-    def _split(self, place: str, name: str, row: list[str]) -> str | None:
+    def _split(self, row: list[str]) -> tuple[str | None, tuple[str, str, str] | None]:
+        """The split of a row's image, and message, value and what is allowed if it is at fault."""
         text = "" if self.columns.split is None else row[self.columns.split].strip()
-        if not text:
-            return self.split
-        split = SPLIT_NAMES.get(text.lower())
-        if split is None:
-            allowed = f"{', '.join(SPLIT_NAMES)}, or nothing"
-            self._error("label-row-broken", place, "no split has this name", text, allowed, name)
-        elif self.split and split != self.split:
+        split = SPLIT_NAMES.get(text.lower()) if text else self.split
+        if text and split is None:
+            return self.split, (
+                "no split has this name",
+                text,
+                f"{', '.join(SPLIT_NAMES)}, or nothing",
+            )
+        if self.split and split != self.split:
             message = f"the split is not that of the file's name, {self.split}"
-            self._error("label-row-broken", place, message, text, self.split, name)
-        return split or self.split
+            return split, (message, text, self.split)
+        return split, None
 
-    def _size(self, place: str, path: str, row: list[str]) -> tuple[float, float] | None:
+    def _size(self, where: str, path: str, row: list[str]) -> tuple[float, float] | None:
         texts = [row[index] for index in self.columns.size or ()]
         if not any(text.strip() for text in texts):
             return None
         width, height = map(_number, texts)
         if width is None or height is None:
             message = "width and height must be numbers of pixels"
-            self._error("image-row-broken", place, message, texts, image=path)
+            self._fault("image-row-broken", where, message, texts, image=path)
             return None
         return width, height
 
@@ -368,22 +375,27 @@ class _Table:
         own = [columns.split, columns.group, *(columns.size or ())] if self.boxes else []
         return [*self.others.values(), *(index for index in own if index is not None)]
 
-    def _compare(self, position: int, place: str, row: list[str]) -> None:
+    def _compare(self, position: int, where: str, row: list[str]) -> None:
         first = self.facts[position - self.start]
         if first == (self._get_facts and self._get_facts(row)):
             return
         image = self.reading.images[position]
         for index, cell in zip(self._fact_cells(), first, strict=True):
             if row[index] != cell:
-                self._error(
+                self._fault(
                     "label-row-broken",
-                    place,
+                    where,
                     f"{self.header[index].strip()} of this image differs from {image.where}",
                     row[index],
                     cell or "nothing",
                     image.path,
                 )
                 return
+
+    def _note_label(self, row: list[str]) -> None:
+        """A class is there even if its only image is not."""
+        if self.columns.label is not None and not self.multi_label:
+            self.labels.fault(row[self.columns.label])
 
     def _add_label(self, position: int, where: str, row: list[str]) -> None:
         label = row[self.columns.label or 0]
@@ -449,10 +461,12 @@ class _Table:
         self.reading.objects.append(item)
 
     def _box(self, texts: Sequence[str]) -> Box | None:
-        numbers = list(map(_number, texts))
-        if None in numbers:
+        try:
+            x, y, width, height = map(float, texts)
+        except ValueError:
             return None
-        x, y, width, height = (number for number in numbers if number is not None)
+        if "_" in "".join(texts):  # Python takes 1_000 for a number
+            return None
         return (x, y, width - x, height - y) if self.columns.corners else (x, y, width, height)
 
     def _known(self, position: int, where: str, label: str) -> bool:
@@ -608,7 +622,8 @@ def _getter(indices: Sequence[int]) -> Callable[[list[str]], tuple[str, ...]] | 
 
 def _flag(text: str) -> bool | None:
     """A cell of 0 or 1; None for all else."""
-    return {"0": False, "1": True, "0.0": False, "1.0": True}.get(text.strip())
+    flag = _FLAGS.get(text)
+    return _FLAGS.get(text.strip()) if flag is None else flag
 
 
 def _number(text: str) -> float | None:
