@@ -115,7 +115,9 @@ def _detect(root: Path, task: Task) -> KnownFormat:
         DataError: there is none that is known, or several.
     """
     files = _files_by_format(root)
-    csv_serves = "csv" in files and csv_reader.holds_boxes(files["csv"]) == (task == "detection")
+    csv_serves = "csv" in files and csv_reader.holds_boxes(root, files["csv"]) == (
+        task == "detection"
+    )
     serving = [
         format for format in files if (csv_serves if format == "csv" else task == "detection")
     ]
