@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -173,9 +173,9 @@ def _files_by_format(root: Path) -> dict[KnownFormat, list[Path]]:
         "coco": coco_reader.find_files(root),
     }
     for format in ("voc", "yolo"):
-        with suppress(ModuleNotFoundError):
-            reader = importlib.import_module(f"components.contract.{format}_reader")
-            found[format] = reader.find_files(root)
+        name = f"components.contract.{format}_reader"
+        if importlib.util.find_spec(name):
+            found[format] = importlib.import_module(name).find_files(root)
     return {format: files for format, files in found.items() if files}
 
 
