@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -100,7 +100,9 @@ def _detect(root: Path, task: Task) -> KnownFormat:
         DataError: there is none that is known, or several.
     """
     files = _files_by_format(root)
-    csv_serves = "csv" in files and csv_reader.holds_boxes(files["csv"]) == (task == "detection")
+    csv_serves = "csv" in files and csv_reader.holds_boxes(root, files["csv"]) == (
+        task == "detection"
+    )
     serving = [
         format for format in files if (csv_serves if format == "csv" else task == "detection")
     ]
@@ -156,9 +158,9 @@ def _files_by_format(root: Path) -> dict[KnownFormat, list[Path]]:
         "coco": coco_reader.find_files(root),
     }
     for format in ("voc", "yolo"):
-        with suppress(ModuleNotFoundError):
-            reader = importlib.import_module(f"components.contract.{format}_reader")
-            found[format] = reader.find_files(root)
+        name = f"components.contract.{format}_reader"
+        if importlib.util.find_spec(name):
+            found[format] = importlib.import_module(name).find_files(root)
     return {format: files for format, files in found.items() if files}
 
 
