@@ -52,7 +52,7 @@ class _Boxes:
 def check_boxes(
     reading: Reading, facts: Sequence[ImageFacts], training_size: tuple[int, int] | None
 ) -> Iterator[Finding | Offenders]:
-    """Boxes that are none, do not fit their image, or are of an odd size.
+    """Boxes that are none, do not fit their image, are of an odd size, or repeat another.
 
     Args:
         reading: what the reader found.
@@ -157,26 +157,26 @@ def check_boxes(
         yield finding(
             "many-boxes", path, "very many boxes", int(numbers[index]), allowed, image=path
         )
+    yield from _check_repeated(reading, boxes)
 
 
-def check_repeated_boxes(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Offenders]:
+def _check_repeated(reading: Reading, boxes: _Boxes) -> Iterator[Offenders]:
     """Boxes that lie on another of the same image; each is reported once."""
-    boxes = _boxes(reading, facts)
     crowd = np.array([reading.objects[row].is_crowd for row in boxes.rows], dtype=bool)
     keep = np.flatnonzero(boxes.sound & ~crowd)
     first, second = _repeats(boxes.images[keep], boxes.xywh[keep])
+    images = boxes.images[keep[second]]
     first, second = boxes.rows[keep[first]], boxes.rows[keep[second]]
-    codes = {name: code for code, name in enumerate(reading.classes)}
-    labels = np.array([codes.get(item.label, -1) for item in reading.objects], dtype=np.int64)
-    same = labels[first] == labels[second]
+    labels = ((reading.objects[one].label, reading.objects[two].label)
+              for one, two in zip(first, second, strict=True))  # fmt: skip
+    same = np.array([one == two for one, two in labels], dtype=bool)
     for check, message, mask in (
         ("duplicate-box", "the same box twice with the same class", same),
         ("contradictory-box", "the same box with two classes", ~same),
     ):
-        pairs = np.stack([first[mask], second[mask]], axis=1)
-        if len(pairs):
-            images = np.array([reading.objects[row].image for row in pairs[:, 1]])
-            yield Offenders(check, images, _describe_pair(reading, check, message, pairs))
+        if mask.any():
+            pairs = np.stack([first[mask], second[mask]], axis=1)
+            yield Offenders(check, images[mask], _describe_pair(reading, check, message, pairs))
 
 
 def _describe_pair(
@@ -216,8 +216,8 @@ def _scales(sizes: np.ndarray, training_size: tuple[int, int] | None) -> np.ndar
 def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes with an IoU above `_SAME_BOX` with an earlier box of the same image.
 
-    Equal boxes are all found. Of others, boxes that begin at nearly the same x, or the same y, are
-    compared, `_NEIGHBOURS` of them at most: enough but for boxes piled up in the thousands.
+    Boxes that begin at nearly the same x, or the same y, are compared, at most `_NEIGHBOURS` of
+    them with each: enough but for piles of them, of which some are found.
 
     Args:
         images: [N] image of each box.
@@ -226,21 +226,19 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         [R] an earlier box, and [R] the box that repeats it, which occurs only once.
     """
-    x, y, width, height = xywh.T
-    index = np.arange(len(images))
-    order = np.lexsort((index, height, width, y, x, images))
-    fresh = np.ones(len(images), dtype=bool)
-    fresh[1:] = (images[order][1:] != images[order][:-1]) | (
-        xywh[order][1:] != xywh[order][:-1]
-    ).any(axis=1)
-    run = np.cumsum(fresh) - 1
+    order = np.lexsort((xywh[:, 1], xywh[:, 0], images))
+    fresh = np.ones(len(order), dtype=bool)
+    ordered = xywh[order]
+    fresh[1:] = (images[order][1:] != images[order][:-1]) | (ordered[1:] != ordered[:-1]).any(
+        axis=1
+    )
     leaders = order[fresh]  # the earliest of each run of equal boxes
-    equal = (leaders[run][~fresh], order[~fresh])
-    firsts, seconds = [equal[0]], [equal[1]]
-    for axis in (0, 1):
-        one, two = _near_pairs(images[leaders], xywh[leaders], axis)
-        firsts.append(np.minimum(leaders[one], leaders[two]))
-        seconds.append(np.maximum(leaders[one], leaders[two]))
+    firsts, seconds = [leaders[np.cumsum(fresh) - 1][~fresh]], [order[~fresh]]
+    by_y = leaders[np.lexsort((xywh[leaders, 1], images[leaders]))]
+    for axis, members in ((0, leaders), (1, by_y)):
+        one, two = _near_pairs(images[members], xywh[members], axis)
+        firsts.append(np.minimum(members[one], members[two]))
+        seconds.append(np.maximum(members[one], members[two]))
     first, second = np.concatenate(firsts), np.concatenate(seconds)
     order = np.lexsort((first, second))
     first, second = first[order], second[order]
@@ -250,26 +248,35 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _near_pairs(images: np.ndarray, xywh: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of alike boxes among those whose x (axis 0) or y (axis 1) is nearly the same."""
-    order = np.lexsort((xywh[:, axis], images))
-    start, side = xywh[order, axis], xywh[order, axis + 2]
-    images = images[order]
+    """Pairs of alike boxes among those whose x (axis 0) or y (axis 1) is nearly the same.
+
+    Args:
+        images: [N] image of each box.
+        xywh: [N, 4], sorted by image and the axis.
+        axis: 0 or 1.
+    """
     # A box that begins further on shares too little: at IoU t, the shift is at most (1/t - 1) side.
-    reach = start + (1 / _SAME_BOX - 1) * side
-    one = np.arange(len(order))
-    firsts, seconds = [], []
+    slack = 1 / _SAME_BOX - 1
+    start, reach = xywh[:, axis], xywh[:, axis] + slack * xywh[:, axis + 2]
+    across, room = xywh[:, 1 - axis], slack * xywh[:, 3 - axis]
+    repeated = np.zeros(len(xywh), dtype=bool)
+    one = np.arange(len(xywh))
+    none = np.empty(0, dtype=np.int64)
+    firsts, seconds = [none], [none]
     for step in range(1, _NEIGHBOURS + 1):
-        one = one[one + step < len(order)]
-        two = one + step
-        near = (images[one] == images[two]) & (start[two] <= reach[one])
-        one, two = one[near], two[near]
+        one = one[: np.searchsorted(one, len(xywh) - step)]
+        one = one[(start[one + step] <= reach[one]) & (images[one] == images[one + step])]
         if not len(one):
             break
-        alike = _iou(xywh[order[one]], xywh[order[two]]) > _SAME_BOX
-        firsts.append(order[one[alike]])
-        seconds.append(order[two[alike]])
-    none = np.empty(0, dtype=np.int64)
-    return np.concatenate([none, *firsts]), np.concatenate([none, *seconds])
+        shift = np.abs(across[one] - across[one + step])
+        left = one[shift <= np.maximum(room[one], room[one + step])]
+        left = left[_iou(xywh[left], xywh[left + step]) > _SAME_BOX]
+        firsts.append(left)
+        seconds.append(left + step)
+        # What is like a box that repeats another is, nearly, like that other.
+        repeated[left + step] = True
+        one = one[~repeated[one]]
+    return np.concatenate(firsts), np.concatenate(seconds)
 
 
 def _iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -65,7 +65,6 @@ def check_rows(
         "names": lambda: image_checks.check_names(reading),
         "labels": lambda: label_checks.check_labels(reading),
         "boxes": lambda: box_checks.check_boxes(reading, facts, training_size),
-        "repeated boxes": lambda: box_checks.check_repeated_boxes(reading, facts),
         "groups": lambda: split_checks.check_groups(reading),
         "copies": lambda: split_checks.check_copies(reading, facts),
         "looks": lambda: looks_checks.check_looks(facts),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.contract import coco_reader
 from components.contract.coco_reader import read_coco
 from components.contract.findings import shown
 from components.contract.reading import Reading
@@ -242,3 +243,98 @@ def test_shown_is_short_and_printable():
     for value in ("x" * 10**6, "a\nb\0", "\ud800", 10**5000, [1.5] * 99, {"a": 1}, math.nan):
         assert len(shown(value)) <= 300
         assert shown(value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("row", "group", "columns"),
+    [
+        ({}, None, None),
+        ({"group": "a", "video_id": 4}, "a", None),
+        ({"video_id": 4}, "4", None),
+        ({"patient_id": 4.0}, "4", None),
+        ({"group": None, "camera": "north", "hour": 7, "day": True}, None,
+         {"camera": "north", "hour": 7, "day": True}),
+        ({"license": 1, "coco_url": "u", "flickr_url": "u", "date_captured": "d"}, None, None),
+        ({"tags": ["a"], "more": {}, "split": "x", "path": "/etc", "a\nb": 1}, None, None),
+        ({"hour": math.nan}, None, {"hour": None}),
+    ],
+)  # fmt: skip
+def test_groups_and_columns(tmp_path, row, group, columns):
+    reading = read(tmp_path, image(**row))
+    assert reading.findings == []
+    assert (reading.images[0].group, reading.images[0].columns) == (group, columns)
+
+
+def test_a_group_must_be_a_name(tmp_path):
+    assert checks(read(tmp_path, image(group=["a"]))) == ["image-row-broken"]
+    assert checks(read(tmp_path, image(**{f"k{n}": n for n in range(300)}))) == ["image-row-broken"]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[90, 90, 99, 90, 99, 99]],
+        {"size": [40, 30], "counts": "`U1"},
+        {"size": [30, 40], "counts": "`U2"},
+        {"size": [30, 40], "counts": "`"},
+        {"size": [30, 40], "counts": "é"},
+        {"size": [30, 40], "counts": [1200, 1]},
+        {"size": [30, 40], "counts": [1300, -100]},
+        {"size": [30, -40], "counts": []},
+        {"size": [30, 40]},
+        [[1, 2, 3, 4, 5, 10**400]],
+        [[1, 2, 3, 4, 5, True]],
+    ],
+)
+def test_broken_segmentation(tmp_path, segmentation):
+    reading = read(tmp_path, box(segmentation=segmentation))
+    assert [(item.check, item.image) for item in reading.findings] == [
+        ("segmentation-broken", "a.jpg")
+    ]
+    assert reading.objects[0].segmentation is None
+
+
+@pytest.mark.parametrize("counts", [[600, 0, 600], [0, 1200], "`U1"])
+def test_segmentation_is_kept_as_text(tmp_path, counts):
+    mask = {"size": [30, 40], "counts": counts}
+    (item,) = read(tmp_path, box(segmentation=mask)).objects
+    assert json.loads(item.segmentation) == mask
+
+
+def test_images_that_no_file_lists(tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.txt", ".d.jpg", "more/e.png", "more/f.png"):
+        write(tmp_path, name, "x")
+    reading = read(tmp_path, content())
+    assert [(item.check, item.where, item.value) for item in reading.findings] == [
+        ("image-without-label", ".", "1"),
+        ("image-without-label", "more", "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "images"),
+    [
+        (image(file_name="b.jpg"), ["b.jpg"]),
+        (image(file_name="../b.jpg"), ["../b.jpg"]),
+        (image(width="4"), ["a.jpg"]),
+        (content(images=[IMAGE, IMAGE | {"file_name": "b.jpg"}]), ["b.jpg", "a.jpg"]),
+        (content(images=[IMAGE, IMAGE | {"id": 8}]), ["a.jpg"]),
+        (box(bbox=[1]), ["a.jpg"]),
+        (box(category_id=4), ["a.jpg"]),
+        (box(image_id=4), [""]),
+    ],
+)
+def test_findings_name_the_image_to_leave_out(tmp_path, value, images):
+    assert [item.image for item in read(tmp_path, value).findings] == images
+
+
+def test_every_image_with_an_error_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(coco_reader, "_LISTED", 2)
+    images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(5)]
+    for n in range(5):
+        write(tmp_path, f"{n}.jpg", "x")
+    annotations = [BOX | {"id": n, "image_id": n % 5, "bbox": []} for n in range(10)]
+    reading = read(tmp_path, content(images, annotations))
+    found = [item for item in reading.findings if item.check == "box-broken"]
+    assert {item.image for item in found} == {f"{n}.jpg" for n in range(5)}
+    assert len(found) == 6 and "and 5 more" in found[-1].message

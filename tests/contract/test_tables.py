@@ -91,3 +91,32 @@ def test_load_says_which_file_is_missing_or_broken(tmp_path):
     (tmp_path / "a" / "objects.parquet").write_bytes(b"half")
     with pytest.raises(DataError, match=r"objects\.parquet"):
         Dataset.load(tmp_path / "a")
+
+
+def test_columns_of_the_user_get_the_type_that_fits(tmp_path):
+    plain = {"width": 8, "height": 6, "sha256": "0" * 64, "phash": "0" * 16}
+    rows = [
+        {"path": "a", "group": "g", "n": 1, "x": 1, "day": True, "mixed": 1, "some": True},
+        {"path": "b", "n": 2, "x": 0.5, "day": False, "mixed": "\ud800", "some": None},
+        {"path": "c", "n": 3, "day": False, "mixed": 10**400, "phash": "1" * 16},
+    ]
+    tables = build([plain | row for row in rows], [], "detection")
+    images = tables[0]
+    assert {name: str(images[name].dtype) for name in ("n", "x", "day", "mixed", "some")} == {
+        "n": "int64", "x": "float64", "day": "bool", "mixed": "str", "some": "str",
+    }  # fmt: skip
+    assert images["group"].tolist()[0] == "g"
+    dataset = Dataset(*tables, ("cat",), "detection", "coco")
+    dataset.save(tmp_path / "a")
+    assert Dataset.load(tmp_path / "a").fingerprint == dataset.fingerprint
+
+
+def test_segmentation_is_there_if_an_object_has_one(tmp_path):
+    objects = make().objects.drop(columns="object_id").to_dict("list")
+    images = make().images.drop(columns="image_id").to_dict("records")
+    assert "segmentation" not in build(images, objects | {"segmentation": [None, None]},
+                                       "detection")[1]  # fmt: skip
+    tables = build(images, objects | {"segmentation": [None, "[[1,2,3,4,5,6]]"]}, "detection")
+    dataset = dataclasses.replace(make(), images=tables[0], objects=tables[1])
+    dataset.save(tmp_path / "a")
+    assert Dataset.load(tmp_path / "a").objects["segmentation"][1] == "[[1,2,3,4,5,6]]"

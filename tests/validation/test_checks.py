@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from components.contract.reading import RawImage, RawObject, Reading
@@ -185,3 +186,104 @@ def test_many_equal_boxes_are_each_reported_once():
     boxes = [((1.0, 1.0, 9.0, 9.0), "cat")] * 2000
     found = run(boxes)
     assert found.count(("warning", "duplicate-box")) == 1999
+
+
+def check_reading(reading, facts=None, **settings):
+    facts = facts or [fact(n, path=image.path) for n, image in enumerate(reading.images)]
+    settings = ValidateSettings(min_images_per_class=0, **settings)
+    return [(item.check, item.image) for item in run_checks(reading, facts, settings)]
+
+
+def labelled(rows, multi_label=False):
+    """Classification: rows of (split, group, labels)."""
+    names = sorted({label for _, _, labels in rows for label in labels})
+    reading = Reading(Path("data"), "csv", "classification", tuple(names), multi_label)
+    for index, (split, group, labels) in enumerate(rows):
+        reading.images.append(RawImage(f"{index}.jpg", split, None, "row", group))
+        reading.objects += [RawObject(index, name, None, None, False, "row") for name in labels]
+    reading.splits = {split for split, _, _ in rows if split}
+    return reading
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (("a", "b", "c"), []),
+        (("a", "a", None), []),
+        ((None, None, None), []),
+        (("a", "b", "a"), [("group-across-splits", "0.jpg")]),
+        (("a", "a", "a"), [("group-across-splits", "0.jpg")]),
+    ],
+)
+def test_groups(groups, expected):
+    rows = zip(("train", "train", "val"), groups, [["cat"]] * 3, strict=True)
+    assert check_reading(labelled(list(rows))) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "multi_label", "expected"),
+    [
+        (["cat"], False, []),
+        (["cat", "dog"], True, []),
+        (["cat", "dog"], False, [("label-row-broken", "0.jpg")]),
+        (["cat", "cat"], True, [("label-row-broken", "0.jpg")]),
+        ([], False, [("label-row-broken", "0.jpg")]),
+        ([], True, [("images-without-objects", "")]),
+    ],
+)
+def test_rows_of_labels(labels, multi_label, expected):
+    rows = [(None, None, labels), (None, None, ["cat"])]
+    assert check_reading(labelled(rows, multi_label)) == expected
+
+
+def test_imbalance():
+    rows = [(None, None, ["cat"])] * 40 + [(None, None, ["dog"])] * 2
+    assert check_reading(labelled(rows)) == []
+    assert check_reading(labelled([*rows, rows[0]])) == [("class-imbalance", "")]
+
+
+def test_fractions_where_pixels_belong():
+    plain, fraction = ((10.0, 10.0, 40.0, 40.0), "cat"), ((0.1, 0.2, 0.5, 0.7), "cat")
+    assert run([plain, fraction]) == [("error", "box-units")]
+    whole = ((0.0, 0.0, 1.0, 1.0), "cat")
+    assert run([plain, whole]) == [("warning", "tiny-box")]  # one pixel in the corner
+    assert run([fraction, whole]) == [("error", "box-units")]
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "tiny"),
+    [(None, 4.0, False), ((40, 50), 5.0, True), ((40, 50), 7.0, False), ((640, 640), 2.5, True)],
+)
+def test_tiny_boxes_are_judged_at_training_size(size, side, tiny):
+    reading = Reading(Path("data"), "coco", "detection", ("cat",))
+    reading.images = [RawImage("0.jpg", None, None, "")]
+    reading.objects = [RawObject(0, "cat", (9.0, 9.0, side, 20.0), None, False, "box")]
+    found = run_checks(reading, [fact(0)], ValidateSettings(), size)
+    assert ("tiny-box" in {item.check for item in found}) == tiny
+
+
+def test_repeated_boxes_against_a_loop():
+    random = np.random.default_rng(4)
+    objects, expected = [], set()
+    for image in range(30):
+        boxes = [tuple(box) for box in random.integers(5, 9, (12, 4)) * 8.0]
+        boxes[6:] = [tuple(np.add(box, random.normal(0, 0.5, 4))) for box in boxes[:6]]
+        for second, two in enumerate(boxes):
+            if any(iou(one, two) > 0.95 for one in boxes[:second]):
+                expected.add(f"{image}, {second:02}")
+        objects += [RawObject(image, "cat", box, None, False, f"{image}, {n:02}")
+                    for n, box in enumerate(boxes)]  # fmt: skip
+    reading = Reading(Path("data"), "coco", "detection", ("cat",))
+    reading.images = [RawImage(f"{n}.jpg", None, None, "") for n in range(30)]
+    reading.objects = objects
+    facts = [fact(n, width=900, height=900) for n in range(30)]
+    found = run_checks(reading, facts, ValidateSettings())
+    assert {item.where for item in found if item.check == "duplicate-box"} == expected
+    assert len(expected) > 50
+
+
+def iou(one, two):
+    wide = min(one[0] + one[2], two[0] + two[2]) - max(one[0], two[0])
+    high = min(one[1] + one[3], two[1] + two[3]) - max(one[1], two[1])
+    shared = max(wide, 0) * max(high, 0)
+    return shared / (one[2] * one[3] + two[2] * two[3] - shared)
