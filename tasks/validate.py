@@ -1,10 +1,10 @@
 """Read the raw data, check all of it, and write the canonical tables.
 
-Reads the folder `base.data`, which is never written to, and `accepted/profile.json`, if it is there:
-what the data was like that `python -m tasks.accept` accepted last. Writes `reports/validation.json` and
-`reports/validation.html` in any case, and `data/tables/` if no error stops. Parameters: sections
-`base` and `validate`, and `preprocess.image_size`, at which small boxes are judged;
-`python -m tasks.params --schema` lists them.
+Reads the folder `base.data`, which is never written to, and `accepted/profile.json` if it is there:
+what the data was like that `python -m tasks.accept` accepted. Writes `reports/validation.json`,
+`reports/validation.html` and `reports/profile.json` in any case, and `data/tables/` if no error
+stops. Parameters: sections `base` and `validate`, and `preprocess.image_size`, at which small boxes
+are judged; `python -m tasks.params --schema` lists them.
 """
 
 from __future__ import annotations

@@ -101,7 +101,12 @@ def test_stages_are_those_of_the_layout_and_depend_on_their_whole_section():
 def test_outputs_are_the_paths_of_the_layout():
     layout = Layout(Path())
     expected = {
-        "validate": {layout.tables, layout.validation, layout.validation_page},
+        "validate": {
+            layout.tables,
+            layout.validation,
+            layout.validation_page,
+            layout.profile,
+        },
         "preprocess": {layout.prepared},
         "train": {layout.weights, layout.plots / "train.csv"},
         "evaluate": {

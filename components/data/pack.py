@@ -10,7 +10,7 @@ import io
 import itertools
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -134,7 +134,8 @@ def choose_storage(images: pd.DataFrame, settings: PreprocessSettings, resize: R
         return settings.storage
     rule = (settings.image_size, resize, settings.crop_fraction)
     num_bytes = 0
-    for (height, width), count in images[["height", "width"]].value_counts().items():
+    sizes = Counter(zip(images["height"].tolist(), images["width"].tolist(), strict=True))
+    for (height, width), count in sizes.items():
         # A view of one byte: only its shape is looked at.
         picture = np.broadcast_to(np.uint8(0), (height, width, 3))
         kept = trimmed(picture, *rule).shape

@@ -6,6 +6,7 @@ copies of it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -51,27 +52,32 @@ def check_looks(facts: Iterable[ImageFacts]) -> Iterator[Finding]:
                 f"at least {BLURRED:g}",
                 image=fact.path,
             )
-    if len(usable) >= ENOUGH:
-        yield from _check_sizes(usable)
+    yield from _check_sizes(usable)
 
 
 def _check_sizes(facts: list[ImageFacts]) -> Iterator[Finding]:
-    """Area, aspect and bytes a pixel far from their medians; one finding for an image."""
-    width = np.array([fact.width for fact in facts], dtype=np.float64)
-    height = np.array([fact.height for fact in facts], dtype=np.float64)
-    num_bytes = np.array([fact.num_bytes for fact in facts], dtype=np.float64)
-    measures = {
-        "megapixels": width * height / 1e6,
-        "width over height": width / height,
-        "megabytes": num_bytes / 1e6,
-    }
-    reported: set[int] = set()
-    for name, values in measures.items():
+    """Area, aspect and file size far from their medians; one finding for an image."""
+    by_format: dict[str, list[ImageFacts]] = defaultdict(list)
+    for fact in facts:
+        by_format[fact.format].append(fact)  # a PNG among JPEGs has many bytes and is not odd
+    measures: list[tuple[str, list[ImageFacts], list[float]]] = [
+        ("megapixels", facts, [fact.width * fact.height / 1e6 for fact in facts]),
+        ("width over height", facts, [fact.width / fact.height for fact in facts]),
+        *(
+            ("megabytes", members, [fact.num_bytes / 1e6 for fact in members])
+            for members in by_format.values()
+        ),
+    ]
+    reported: set[str] = set()
+    for name, members, numbers in measures:
+        if len(members) < ENOUGH:
+            continue
+        values = np.array(numbers)
         median, factor = usual_range(values)
         for index in np.flatnonzero((values > median * factor) | (values < median / factor)):
-            if index not in reported:
-                reported.add(int(index))
-                fact = facts[index]
+            fact = members[index]
+            if fact.path not in reported:
+                reported.add(fact.path)
                 yield finding(
                     "odd-size",
                     fact.path,

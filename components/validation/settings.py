@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -57,6 +57,14 @@ class ValidateSettings(Settings):
     num_workers: int = Field(
         0, ge=0, le=256, description="processes that decode images; 0 means one per core"
     )
+
+    @field_validator("severity", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: Any) -> Any:
+        # YAML reads a bare `off` as false.
+        if isinstance(value, dict):
+            return {name: "off" if item is False else item for name, item in value.items()}
+        return value
 
     @field_validator("severity")
     @classmethod

@@ -84,14 +84,6 @@ def test_several_labels(tmp_path):
     assert [item.label for item in reading.objects] == ["cat", "dog"]
 
 
-def test_groups_from_paths(tmp_path):
-    rows = "path,label,group\nv1_0.jpg,cat,\nv1_1.jpg,cat,mine\nother.jpg,cat,\n"
-    write(tmp_path, {"labels.csv": rows, "v1_0.jpg": "", "v1_1.jpg": "", "other.jpg": ""})
-    reading = read_dataset(tmp_path, "csv", "classification", group_pattern=r"(v\d+)_")
-    groups = {image.path: image.group for image in reading.images}
-    assert groups == {"v1_0.jpg": "v1", "v1_1.jpg": "mine", "other.jpg": None}
-
-
 def test_several_labels_are_for_classification(tmp_path):
     base = "base: {task: detection, data: d, multi_label: true}\n"
     (tmp_path / "params.yaml").write_text(base)

@@ -12,7 +12,7 @@ from components.files import read_json, write_json
 from components.validation.pixel_pass import ImageFacts
 from components.validation.profile import profile
 from tasks import accept as command
-from tasks.accept import accept, accepted_path, profile_path
+from tasks.accept import accept
 from tasks.layout import Layout
 
 
@@ -22,22 +22,22 @@ def write_profile(layout: Layout, classes: tuple[str, ...], each: int = 3, error
         reading.objects.append(RawObject(len(reading.images), name, None, None, False, ""))
         reading.images.append(RawImage(f"{len(reading.images)}.jpg", None, None, ""))
     facts = [ImageFacts(image.path, None, 8, 8) for image in reading.images]
-    write_json(profile_path(layout), profile(reading, facts) | {"num_errors": errors})
+    write_json(layout.profile, profile(reading, facts) | {"num_errors": errors})
 
 
 def test_accepting_again_and_again(tmp_path):
     layout = Layout(tmp_path)
     write_profile(layout, ("cat", "dog"))
     assert accept(layout) == ["the first data accepted"]
-    before = accepted_path(layout).read_bytes()
-    assert "num_errors" not in read_json(accepted_path(layout))
+    before = layout.accepted.read_bytes()
+    assert "num_errors" not in read_json(layout.accepted)
     assert accept(layout) == []
-    assert accepted_path(layout).read_bytes() == before
+    assert layout.accepted.read_bytes() == before
     write_profile(layout, ("cat", "dog", "emu"))
     lines = accept(layout)
     assert lines[0] == "num_images: 6 -> 9"
     assert any("emu: a new class" in line for line in lines)
-    assert read_json(accepted_path(layout))["classes"] == ["cat", "dog", "emu"]
+    assert read_json(layout.accepted)["classes"] == ["cat", "dog", "emu"]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_accepting_again_and_again(tmp_path):
     [
         (lambda layout: None, "run `python -m tasks.validate` first"),
         (lambda layout: write_profile(layout, ("cat",), errors=2), "the data has 2 errors"),
-        (lambda layout: write_json(profile_path(layout), {"version": 1}), "not a profile"),
+        (lambda layout: write_json(layout.profile, {"version": 1}), "not a profile"),
     ],
 )
 def test_what_is_refused(tmp_path, prepare, message):
@@ -53,14 +53,14 @@ def test_what_is_refused(tmp_path, prepare, message):
     prepare(layout)
     with pytest.raises(DataError, match=message):
         accept(layout)
-    assert not accepted_path(layout).exists()
+    assert not layout.accepted.exists()
 
 
 def test_a_broken_accepted_file_is_replaced(tmp_path):
     layout = Layout(tmp_path)
     write_profile(layout, ("cat", "dog"))
-    accepted_path(layout).parent.mkdir()
-    accepted_path(layout).write_text("{")
+    layout.accepted.parent.mkdir()
+    layout.accepted.write_text("{")
     assert accept(layout) == ["the first data accepted"]
 
 

@@ -44,7 +44,7 @@ def picture(seed: int, format: str = "JPEG") -> bytes:
     random = np.random.default_rng(seed)
     grid = random.integers(0, 256, (6, 8, 3)).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(grid).resize((64, 48), Image.Resampling.BICUBIC).save(buffer, format)
+    Image.fromarray(grid).resize((64, 48), Image.Resampling.NEAREST).save(buffer, format)
     return buffer.getvalue()
 
 
