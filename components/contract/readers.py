@@ -11,7 +11,7 @@ from typing import Literal
 
 from components.contract import coco_reader, csv_reader, folder_reader
 from components.contract.pixels import EXTENSIONS
-from components.contract.reading import SPLIT_NAMES, Reading
+from components.contract.reading import SPLIT_NAMES, Reading, collector_paused
 from components.contract.tables import Task
 from components.errors import DataError
 
@@ -52,7 +52,8 @@ def read_dataset(
     if format == "auto":
         format = _detect(root, task)
     _refuse_misfit(root, format, task, multi_label)
-    return _read(root, format, task, classes, multi_label)
+    with collector_paused():
+        return _read(root, format, task, classes, multi_label)
 
 
 def _read(

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from components.contract.findings import Finding, finding
-from components.contract.reading import Reading
+from components.contract.reading import Reading, collector_paused
 from components.contract.tables import SPLITS, Dataset, build
 from components.errors import DataError
 from components.validation.checks import check_rows, check_whole
@@ -125,6 +125,19 @@ def validate_reading(
             disable=None,  # off unless on a terminal
         )
     )
+    with collector_paused():
+        return _judged(reading, facts, settings, training_size, reference)
+
+
+def _judged(
+    reading: Reading,
+    facts: list[ImageFacts],
+    settings: ValidateSettings,
+    training_size: tuple[int, int] | None,
+    reference: dict[str, Any] | None,
+) -> Result:
+    """All checks, the quarantine and the tables; see `validate_reading`."""
+    paths = [image.path for image in reading.images]
     ledger = check_rows(reading, facts, settings, training_size)
     faulty = ledger.faulty if settings.quarantine else {}
     kept, kept_facts = reading, facts
