@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from components.data.mixup import mix_batch
 from components.models.backbones import BackboneConfig, create_backbone
 from components.models.loss_registry import as_classification_loss
+from components.models.memory_layout import has_grouped_convolutions, laid_out
 from components.models.metrics import MetricConfig
 from components.models.picture_log import unnormalized, with_caption
 from components.models.vision_module import (
@@ -34,6 +35,7 @@ class ClassifierNetwork(VisionNetwork):
     def __init__(self, backbone: nn.Module, num_classes: int, head_dropout: float):
         super().__init__()
         self.backbone = backbone
+        self.grouped = has_grouped_convolutions(backbone)
         self.dropout = nn.Dropout(head_dropout) if head_dropout > 0 else nn.Identity()
         # Some families (MobileNetV3) have a hidden layer between the last features and the head.
         width = cast(int, getattr(backbone, "head_hidden_size", None) or backbone.num_features)
@@ -44,7 +46,7 @@ class ClassifierNetwork(VisionNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw logits."""
-        return self.head(self.dropout(self.backbone(images)))
+        return self.head(self.dropout(self.backbone(laid_out(images, self.grouped))))
 
 
 class ImageClassifier(VisionModule):

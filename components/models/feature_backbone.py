@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from components.errors import ModelError
 from components.models.feature_pyramid import LevelFromMap
+from components.models.memory_layout import has_grouped_convolutions, laid_out
 
 # Images are padded to a multiple of this, as torchvision's detectors do; it is the coarsest stride.
 _SIZE_DIVISOR = 32
@@ -65,6 +66,7 @@ class FeatureBackbone(nn.Module):
         self.name = name
         self.built_for = built_for
         self.size_divisor = size_divisor(body)
+        self.grouped = has_grouped_convolutions(body)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] to maps [B, channels, ceil(H / stride), ceil(W / stride)].
@@ -82,7 +84,7 @@ class FeatureBackbone(nn.Module):
                 f"{_size((height, width))}: it takes one size only; give its config "
                 f"extra_kwargs=image_size_arguments({self.name!r}, ({height}, {width}))"
             )
-        maps = self.body(images)
+        maps = self.body(laid_out(images, self.grouped))
         if self.channels_last:
             maps = [features.permute(0, 3, 1, 2) for features in maps]
         padded = int(images.shape[-2]), int(images.shape[-1])
