@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import RawObject, Reading
 from components.validation.ledger import Offenders
+from components.validation.object_columns import boxes_of, image_of, label_of
 from components.validation.pixel_pass import ImageFacts
 
 _ROUNDING = 1.0  # pixels a box may stick out: tools round, and count from 0 or 1
@@ -162,14 +164,14 @@ def check_boxes(
 
 def _check_repeated(reading: Reading, boxes: _Boxes) -> Iterator[Offenders]:
     """Boxes that lie on another of the same image; each is reported once."""
-    crowd = np.array([reading.objects[row].is_crowd for row in boxes.rows], dtype=bool)
-    keep = np.flatnonzero(boxes.sound & ~crowd)
+    is_crowd = map(attrgetter("is_crowd"), reading.objects)
+    crowd = np.fromiter(is_crowd, bool, len(reading.objects))
+    keep = np.flatnonzero(boxes.sound & ~crowd[boxes.rows])
     first, second = _repeats(boxes.images[keep], boxes.xywh[keep])
     images = boxes.images[keep[second]]
     first, second = boxes.rows[keep[first]], boxes.rows[keep[second]]
-    labels = ((reading.objects[one].label, reading.objects[two].label)
-              for one, two in zip(first, second, strict=True))  # fmt: skip
-    same = np.array([one == two for one, two in labels], dtype=bool)
+    labels = label_of(reading)
+    same = labels[first] == labels[second]
     for check, message, mask in (
         ("duplicate-box", "the same box twice with the same class", same),
         ("contradictory-box", "the same box with two classes", ~same),
@@ -192,11 +194,8 @@ def _describe_pair(
 
 
 def _boxes(reading: Reading, facts: Sequence[ImageFacts]) -> _Boxes:
-    found = [row for row, item in enumerate(reading.objects) if item.box is not None]
-    rows = np.array(found, dtype=np.int64)
-    images = np.array([reading.objects[row].image for row in found], dtype=np.int64)
-    values = [reading.objects[row].box for row in found]
-    xywh = np.array(values, dtype=np.float64).reshape(-1, 4)
+    rows, xywh = boxes_of(reading.objects)
+    images = image_of(reading)[rows]
     each = [(np.nan, np.nan) if fact.fault else (fact.width, fact.height) for fact in facts]
     sizes = np.array(each, dtype=np.float64).reshape(-1, 2)[images]
     finite = np.asarray(np.isfinite(xywh).all(axis=1))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
+
+import numpy as np
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
+from components.validation.object_columns import image_of, images_per_class, label_of
 
 _IMBALANCE = 20.0  # labels of the most frequent class over those of the rarest
 
@@ -15,19 +18,24 @@ def check_labels(reading: Reading) -> Iterator[Finding]:
     """Images with too many labels, or none, for classification."""
     if reading.task != "classification":
         return
+    image_ids = image_of(reading)
+    names = np.unique(image_ids * len(reading.classes) + label_of(reading))
+    num_labels = np.bincount(image_ids, minlength=len(reading.images))
+    num_names = np.bincount(names // max(len(reading.classes), 1), minlength=len(reading.images))
+    odd = num_names < num_labels
+    if not reading.multi_label:
+        odd |= num_labels != 1
     labels: dict[int, list[str]] = defaultdict(list)
-    for item in reading.objects:
-        labels[item.image].append(item.label)
-    for index, image in enumerate(reading.images):
-        found = labels.get(index, [])
-        if len(set(found)) < len(found):
+    for row in np.flatnonzero(odd[image_ids]):
+        labels[int(image_ids[row])].append(reading.objects[row].label)
+    for index in np.flatnonzero(odd).tolist():
+        image, found = reading.images[index], labels.get(index, [])
+        if num_names[index] < num_labels[index]:
             message, allowed = "a label is named twice", "each label once"
-        elif not reading.multi_label and len(found) > 1:
+        elif found:
             message, allowed = "more than one label, but the data has one an image", "one label"
-        elif not reading.multi_label and not found:
-            message, allowed = "the image has no label", "one label"
         else:
-            continue
+            message, allowed = "the image has no label", "one label"
         yield finding(
             "label-row-broken", image.path, message, sorted(found), allowed, image=image.path
         )
@@ -40,20 +48,17 @@ def check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
         reading: what the reader found.
         min_images: a class on fewer images is rare.
     """
-    images: dict[str, set[int]] = {name: set() for name in reading.classes}
-    numbers: Counter[str] = Counter()
-    for item in reading.objects:
-        images[item.label].add(item.image)
-        numbers[item.label] += 1
-    for name, members in images.items():
-        if not members:
+    labels = np.bincount(label_of(reading), minlength=len(reading.classes)).tolist()
+    numbers = {name: num for name, num in zip(reading.classes, labels, strict=True) if num}
+    for name, num_images in zip(reading.classes, images_per_class(reading).tolist(), strict=True):
+        if not num_images:
             yield finding("class-unused", name, "no image has this class")
-        elif len(members) < min_images:
+        elif num_images < min_images:
             yield finding(
                 "class-rare",
                 name,
                 "a class on few images",
-                len(members),
+                num_images,
                 f"at least {min_images} (validate.min_images_per_class)",
             )
     if numbers:
@@ -73,8 +78,9 @@ def check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
 
 
 def _check_background(reading: Reading) -> Iterator[Finding]:
-    empty = sorted(set(range(len(reading.images))) - {item.image for item in reading.objects})
-    if empty:
+    numbers = np.bincount(image_of(reading), minlength=len(reading.images))
+    empty = np.flatnonzero(numbers == 0)
+    if len(empty):
         # Images without objects are good examples of background: one line for all of them.
         names = ", ".join(reading.images[index].path for index in empty[:3])
         more = ", …" if len(empty) > 3 else ""

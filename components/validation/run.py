@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from components.contract.findings import Finding, finding
@@ -15,6 +17,7 @@ from components.contract.tables import SPLITS, Dataset, build
 from components.errors import DataError
 from components.validation.checks import check_rows, check_whole
 from components.validation.drift import check_drift
+from components.validation.object_columns import boxes_of, image_of, images_per_class
 from components.validation.pixel_pass import ImageFacts, examine_all
 from components.validation.profile import profile
 from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
@@ -54,14 +57,12 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """`num_images`, `num_objects`, `images_per_class`, `splits`: counts of what was read."""
-        images: dict[str, set[int]] = defaultdict(set)
-        for item in self.reading.objects:
-            images[item.label].add(item.image)
+        numbers = images_per_class(self.reading).tolist()
         splits = Counter(image.split or "none" for image in self.reading.images)
         return {
             "num_images": len(self.reading.images),
             "num_objects": len(self.reading.objects),
-            "images_per_class": {name: len(images[name]) for name in self.reading.classes},
+            "images_per_class": dict(zip(self.reading.classes, numbers, strict=True)),
             "splits": {name: splits[name] for name in (*SPLITS, "none") if splits[name]},
         }
 
@@ -203,21 +204,20 @@ def _dataset(reading: Reading, facts: list[ImageFacts]) -> Dataset:
         }
         for image, fact in zip(reading.images, facts, strict=True)
     ]
-    # A list a column: a million dicts would take ten times the memory.
+    # A column at a time: a million dicts would take ten times the memory.
     items = reading.objects
-    objects: dict[str, list[Any]] = {
-        "image_id": [item.image for item in items],
-        "label": [item.label for item in items],
+    objects: dict[str, Any] = {
+        "image_id": image_of(reading),
+        "label": list(map(attrgetter("label"), items)),
     }
     if reading.task == "detection":
-        boxes = [item.box or (0.0, 0.0, 0.0, 0.0) for item in items]
-        for position, name in enumerate(("x", "y", "width", "height")):
-            objects[name] = [box[position] for box in boxes]
-        objects["area"] = [
-            box[2] * box[3] if item.area is None else item.area
-            for item, box in zip(items, boxes, strict=True)
-        ]
-        objects["is_crowd"] = [item.is_crowd for item in items]
-        objects["segmentation"] = [item.segmentation for item in items]
+        xywh = np.zeros((len(items), 4))
+        rows, boxes = boxes_of(items)
+        xywh[rows] = boxes
+        objects |= dict(zip(("x", "y", "width", "height"), xywh.T, strict=True))
+        areas = np.array(list(map(attrgetter("area"), items)), dtype=np.float64)  # None is NaN
+        objects["area"] = np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas)
+        objects["is_crowd"] = np.fromiter(map(attrgetter("is_crowd"), items), bool, len(items))
+        objects["segmentation"] = list(map(attrgetter("segmentation"), items))
     tables = build(images, objects, reading.task)
     return Dataset(*tables, reading.classes, reading.task, reading.format, reading.multi_label)
