@@ -24,6 +24,7 @@ _LONG_BOX = 50.0  # longer side over shorter
 _SAME_BOX = 0.95  # IoU
 _MANY_BOXES = 300
 _NEIGHBOURS = 32  # boxes that begin near a box and are compared with it
+_BLOCK = 8192  # boxes compared at once
 _UNIT = 1.0 + 1e-6  # where fractions end
 _UNIT_IMAGE = 8  # pixels: in smaller images fractions and pixels cannot be told apart
 
@@ -254,33 +255,29 @@ def _near_pairs(images: np.ndarray, xywh: np.ndarray, axis: int) -> tuple[np.nda
         xywh: [N, 4], sorted by image and the axis.
         axis: 0 or 1.
     """
+    left, top, width, height = np.ascontiguousarray(xywh.T)
+    right, bottom, area = left + width, top + height, width * height
+    start = (left, top)[axis]
     # A box that begins further on shares too little: at IoU t, the shift is at most (1/t - 1) side.
-    slack = 1 / _SAME_BOX - 1
-    start, reach = xywh[:, axis], xywh[:, axis] + slack * xywh[:, axis + 2]
-    across, room = xywh[:, 1 - axis], slack * xywh[:, 3 - axis]
+    reach = start + (1 / _SAME_BOX - 1) * (width, height)[axis]
     repeated = np.zeros(len(xywh), dtype=bool)
-    one = np.arange(len(xywh))
-    none = np.empty(0, dtype=np.int64)
-    firsts, seconds = [none], [none]
-    for step in range(1, _NEIGHBOURS + 1):
-        one = one[: np.searchsorted(one, len(xywh) - step)]
-        one = one[(start[one + step] <= reach[one]) & (images[one] == images[one + step])]
-        if not len(one):
-            break
-        shift = np.abs(across[one] - across[one + step])
-        left = one[shift <= np.maximum(room[one], room[one + step])]
-        left = left[_iou(xywh[left], xywh[left + step]) > _SAME_BOX]
-        firsts.append(left)
-        seconds.append(left + step)
-        # What is like a box that repeats another is, nearly, like that other.
-        repeated[left + step] = True
-        one = one[~repeated[one]]
+    firsts, seconds = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    # Blocks of boxes stay in the processor's cache while they are compared with their neighbours.
+    for block in range(0, len(xywh), _BLOCK):
+        near = np.ones(min(_BLOCK, len(xywh) - block), dtype=bool)
+        for step in range(1, _NEIGHBOURS + 1):
+            near = near[: len(xywh) - block - step]
+            one, two = (slice(at, at + len(near)) for at in (block, block + step))
+            near &= (start[two] <= reach[one]) & (images[one] == images[two])
+            if not near.any():
+                break
+            shared = np.minimum(right[one], right[two]) - np.maximum(left[one], left[two])
+            across = np.minimum(bottom[one], bottom[two]) - np.maximum(top[one], top[two])
+            shared = np.maximum(shared, 0) * np.maximum(across, 0)
+            alike = near & (shared / (area[one] + area[two] - shared) > _SAME_BOX)
+            firsts.append(block + np.flatnonzero(alike))
+            seconds.append(firsts[-1] + step)
+            # What is like a box that repeats another is, nearly, like that other.
+            repeated[seconds[-1]] = True
+            near &= ~repeated[one]
     return np.concatenate(firsts), np.concatenate(seconds)
-
-
-def _iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """IoU of boxes [N, 4] with boxes [N, 4], both x, y, width, height."""
-    begin = np.maximum(one[:, :2], two[:, :2])
-    end = np.minimum(one[:, :2] + one[:, 2:], two[:, :2] + two[:, 2:])
-    shared = np.clip(end - begin, 0, None).prod(axis=1)
-    return shared / (one[:, 2:].prod(axis=1) + two[:, 2:].prod(axis=1) - shared)
