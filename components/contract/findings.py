@@ -90,8 +90,8 @@ def shown(value: Any) -> str:
         text = "a very large number"  # str() of a huge integer is slow, or refused
     else:
         text = str(value)
+    # Lone surrogates cannot be written as UTF-8; control characters would break lines apart.
     if not text.isprintable():
-        # Lone surrogates cannot be written as UTF-8; control characters would break lines apart.
         text = "".join(
             letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
             for letter in text

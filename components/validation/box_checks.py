@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import RawObject, Reading
 from components.validation.ledger import Offenders
-from components.validation.object_columns import boxes_of, image_of, label_of
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
 
 _ROUNDING = 1.0  # pixels a box may stick out: tools round, and count from 0 or 1
@@ -53,17 +52,21 @@ class _Boxes:
 
 
 def check_boxes(
-    reading: Reading, facts: Sequence[ImageFacts], training_size: tuple[int, int] | None
+    reading: Reading,
+    facts: Sequence[ImageFacts],
+    columns: ObjectColumns,
+    training_size: tuple[int, int] | None,
 ) -> Iterator[Finding | Offenders]:
     """Boxes that are none, do not fit their image, are of an odd size, or repeat another.
 
     Args:
         reading: what the reader found.
         facts: of each image of `reading.images`.
+        columns: of its objects.
         training_size: height and width that images are brought to, keeping their aspect, before
             training; None judges tiny boxes at the size they have.
     """
-    boxes = _boxes(reading, facts)
+    boxes = _boxes(facts, columns)
     if not len(boxes.rows):
         return
     x, y, width, height = boxes.xywh.T
@@ -160,19 +163,16 @@ def check_boxes(
         yield finding(
             "many-boxes", path, "very many boxes", int(numbers[index]), allowed, image=path
         )
-    yield from _check_repeated(reading, boxes)
+    yield from _check_repeated(reading, columns, boxes)
 
 
-def _check_repeated(reading: Reading, boxes: _Boxes) -> Iterator[Offenders]:
+def _check_repeated(reading: Reading, columns: ObjectColumns, boxes: _Boxes) -> Iterator[Offenders]:
     """Boxes that lie on another of the same image; each is reported once."""
-    is_crowd = map(attrgetter("is_crowd"), reading.objects)
-    crowd = np.fromiter(is_crowd, bool, len(reading.objects))
-    keep = np.flatnonzero(boxes.sound & ~crowd[boxes.rows])
+    keep = np.flatnonzero(boxes.sound & ~columns.is_crowd[boxes.rows])
     first, second = _repeats(boxes.images[keep], boxes.xywh[keep])
     images = boxes.images[keep[second]]
     first, second = boxes.rows[keep[first]], boxes.rows[keep[second]]
-    labels = label_of(reading)
-    same = labels[first] == labels[second]
+    same = columns.label[first] == columns.label[second]
     for check, message, mask in (
         ("duplicate-box", "the same box twice with the same class", same),
         ("contradictory-box", "the same box with two classes", ~same),
@@ -194,9 +194,9 @@ def _describe_pair(
     return describe
 
 
-def _boxes(reading: Reading, facts: Sequence[ImageFacts]) -> _Boxes:
-    rows, xywh = boxes_of(reading.objects)
-    images = image_of(reading)[rows]
+def _boxes(facts: Sequence[ImageFacts], columns: ObjectColumns) -> _Boxes:
+    rows, xywh = columns.boxes
+    images = columns.image[rows]
     each = [(np.nan, np.nan) if fact.fault else (fact.width, fact.height) for fact in facts]
     sizes = np.array(each, dtype=np.float64).reshape(-1, 2)[images]
     finite = np.asarray(np.isfinite(xywh).all(axis=1))

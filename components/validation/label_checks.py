@@ -9,25 +9,24 @@ import numpy as np
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
-from components.validation.object_columns import image_of, images_per_class, label_of
+from components.validation.object_columns import ObjectColumns
 
 _IMBALANCE = 20.0  # labels of the most frequent class over those of the rarest
 
 
-def check_labels(reading: Reading) -> Iterator[Finding]:
+def check_labels(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
     """Images with too many labels, or none, for classification."""
     if reading.task != "classification":
         return
-    image_ids = image_of(reading)
-    names = np.unique(image_ids * len(reading.classes) + label_of(reading))
-    num_labels = np.bincount(image_ids, minlength=len(reading.images))
+    names = np.unique(columns.image * len(reading.classes) + columns.label)
+    num_labels = columns.objects_per_image
     num_names = np.bincount(names // max(len(reading.classes), 1), minlength=len(reading.images))
     odd = num_names < num_labels
     if not reading.multi_label:
         odd |= num_labels != 1
     labels: dict[int, list[str]] = defaultdict(list)
-    for row in np.flatnonzero(odd[image_ids]):
-        labels[int(image_ids[row])].append(reading.objects[row].label)
+    for row in np.flatnonzero(odd[columns.image]):
+        labels[int(columns.image[row])].append(reading.objects[row].label)
     for index in np.flatnonzero(odd).tolist():
         image, found = reading.images[index], labels.get(index, [])
         if num_names[index] < num_labels[index]:
@@ -41,16 +40,18 @@ def check_labels(reading: Reading) -> Iterator[Finding]:
         )
 
 
-def check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
+def check_classes(reading: Reading, columns: ObjectColumns, min_images: int) -> Iterator[Finding]:
     """Classes that are not there, rare, or out of balance; images without an object.
 
     Args:
         reading: what the reader found.
+        columns: of its objects.
         min_images: a class on fewer images is rare.
     """
-    labels = np.bincount(label_of(reading), minlength=len(reading.classes)).tolist()
+    labels = np.bincount(columns.label, minlength=len(reading.classes)).tolist()
     numbers = {name: num for name, num in zip(reading.classes, labels, strict=True) if num}
-    for name, num_images in zip(reading.classes, images_per_class(reading).tolist(), strict=True):
+    num_each = columns.images_per_class.tolist()
+    for name, num_images in zip(reading.classes, num_each, strict=True):
         if not num_images:
             yield finding("class-unused", name, "no image has this class")
         elif num_images < min_images:
@@ -74,12 +75,11 @@ def check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
                 f"at most {_IMBALANCE:g} to 1",
             )
     if reading.task == "detection" or reading.multi_label:
-        yield from _check_background(reading)
+        yield from _check_background(reading, columns)
 
 
-def _check_background(reading: Reading) -> Iterator[Finding]:
-    numbers = np.bincount(image_of(reading), minlength=len(reading.images))
-    empty = np.flatnonzero(numbers == 0)
+def _check_background(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
+    empty = np.flatnonzero(columns.objects_per_image == 0)
     if len(empty):
         # Images without objects are good examples of background: one line for all of them.
         names = ", ".join(reading.images[index].path for index in empty[:3])

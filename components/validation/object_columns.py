@@ -6,73 +6,87 @@ million; what follows is arithmetic on arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import chain
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
-from components.contract.reading import RawObject, Reading
+from components.contract.reading import Reading
 
 
-def image_of(reading: Reading) -> np.ndarray:
-    """[N] int64: of each object, the position of its image in `Reading.images`."""
-    return _integers(map(attrgetter("image"), reading.objects), len(reading.objects))
-
-
-def label_of(reading: Reading) -> np.ndarray:
-    """[N] int64: of each object, the position of its label in `Reading.classes`.
-
-    Raises:
-        KeyError: a label is no class, which readers do not hand over.
-    """
-    place = {name: index for index, name in enumerate(reading.classes)}
-    labels = map(attrgetter("label"), reading.objects)
-    return _integers(map(place.__getitem__, labels), len(reading.objects))
-
-
-def boxes_of(objects: list[RawObject]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [B] int64 of those that have a box, and their boxes.
-
-    Returns:
-        The positions, and [B, 4] float64 x, y, width, height in pixels, of any value.
-    """
-    boxes = list(map(attrgetter("box"), objects))
-    rows = np.arange(len(boxes))
-    if None in boxes:
-        rows = np.array([row for row, box in enumerate(boxes) if box is not None], dtype=np.int64)
-        boxes = [box for box in boxes if box is not None]
-    numbers = chain.from_iterable(boxes)  # type: ignore[arg-type]
-    return rows, np.fromiter(numbers, np.float64, 4 * len(rows)).reshape(-1, 4)
-
-
-def split_of(reading: Reading, splits: Iterable[str | None]) -> np.ndarray:
-    """[M] int64: of each image, the position of its split in `splits`."""
-    place = {name: index for index, name in enumerate(splits)}
-    names = map(attrgetter("split"), reading.images)
-    return _integers(map(place.__getitem__, names), len(reading.images))
-
-
-def images_per_class(reading: Reading) -> np.ndarray:
-    """[C] int64: how many images have each class of `Reading.classes`."""
-    num_images = max(len(reading.images), 1)
-    seen = np.unique(label_of(reading) * num_images + image_of(reading))
-    return np.bincount(seen // num_images, minlength=len(reading.classes))
-
-
-def labels_per_split(reading: Reading, splits: list[str | None]) -> np.ndarray:
-    """[S, C] int64: how many objects of each class there are in each of `splits`.
+class ObjectColumns:
+    """The objects of a reading, a column each, made when it is first asked for.
 
     Args:
-        splits: all that images of the reading have.
+        reading: its images and objects must not change any more.
     """
-    num_classes = len(reading.classes)
-    split = split_of(reading, splits)[image_of(reading)]
-    counts = np.bincount(
-        split * num_classes + label_of(reading), minlength=len(splits) * num_classes
-    )
-    return counts.reshape(len(splits), num_classes)
 
+    def __init__(self, reading: Reading):
+        self._reading = reading
 
-def _integers(values: Iterable[int], number: int) -> np.ndarray:
-    return np.fromiter(values, np.int64, number)
+    @cached_property
+    def image(self) -> np.ndarray:
+        """[N] int64: of each object, the position of its image in `Reading.images`."""
+        return self._column("image", np.int64)
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """[N] int64: of each object, the position of its label in `Reading.classes`.
+
+        Raises:
+            KeyError: a label is no class, which readers do not hand over.
+        """
+        place = {name: index for index, name in enumerate(self._reading.classes)}
+        labels = map(attrgetter("label"), self._reading.objects)
+        return np.fromiter(map(place.__getitem__, labels), np.int64, len(self._reading.objects))
+
+    @cached_property
+    def is_crowd(self) -> np.ndarray:
+        """[N] bool: whether the object stands for a group."""
+        return self._column("is_crowd", np.bool_)
+
+    @cached_property
+    def boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """[B] int64 positions of the objects that have a box, and [B, 4] float64 their boxes.
+
+        Boxes are x, y, width, height in pixels; any values.
+        """
+        boxes = list(map(attrgetter("box"), self._reading.objects))
+        rows = np.arange(len(boxes))
+        if None in boxes:
+            rows = np.flatnonzero([box is not None for box in boxes])
+            boxes = [box for box in boxes if box is not None]
+        numbers = chain.from_iterable(boxes)
+        return rows, np.fromiter(numbers, np.float64, 4 * len(rows)).reshape(-1, 4)
+
+    @cached_property
+    def objects_per_image(self) -> np.ndarray:
+        """[M] int64: how many objects each image has."""
+        return np.bincount(self.image, minlength=len(self._reading.images))
+
+    @cached_property
+    def images_per_class(self) -> np.ndarray:
+        """[C] int64: how many images have each class."""
+        num_images = max(len(self._reading.images), 1)
+        seen = np.unique(self.label * num_images + self.image)
+        return np.bincount(seen // num_images, minlength=len(self._reading.classes))
+
+    def labels_per_split(self, splits: Sequence[str | None]) -> np.ndarray:
+        """[S, C] int64: how many objects of each class there are in each of `splits`.
+
+        Args:
+            splits: all that images of the reading have.
+        """
+        place = {name: index for index, name in enumerate(splits)}
+        names = map(attrgetter("split"), self._reading.images)
+        split = np.fromiter(map(place.__getitem__, names), np.int64, len(self._reading.images))
+        shape = len(splits), len(self._reading.classes)
+        flat = split[self.image] * shape[1] + self.label
+        return np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
+
+    def _column(self, name: str, kind: Any) -> np.ndarray:
+        values: Iterable[Any] = map(attrgetter(name), self._reading.objects)
+        return np.fromiter(values, kind, len(self._reading.objects))

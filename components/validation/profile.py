@@ -17,7 +17,7 @@ from components.contract.reading import Reading
 from components.contract.tables import Task
 from components.errors import DataError
 from components.files import read_json
-from components.validation.object_columns import boxes_of, image_of, label_of
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
 
 VERSION = 1
@@ -34,13 +34,16 @@ EDGES: dict[str, tuple[float, ...]] = {
 ColumnKind = Literal["text", "number", "boolean", "mixed", "empty"]
 
 
-def profile(reading: Reading, facts: Sequence[ImageFacts]) -> dict[str, Any]:
+def profile(
+    reading: Reading, facts: Sequence[ImageFacts], columns: ObjectColumns | None = None
+) -> dict[str, Any]:
     """Describe a data set; the same data gives the same content, whatever the order of its rows.
 
     Args:
         reading: the data set.
         facts: of each image of `reading.images`, in the same order; images with a fault do not
             count, nor do their objects.
+        columns: of the objects, if they have been made.
 
     Returns:
         Plain JSON: `version`, `task`, `multi_label`, `num_images`, `num_objects`,
@@ -52,8 +55,8 @@ def profile(reading: Reading, facts: Sequence[ImageFacts]) -> dict[str, Any]:
         image. The keys of boxes are there for detection only.
     """
     usable = np.array([not fact.fault for fact in facts], dtype=bool)
-    images, labels = image_of(reading), label_of(reading)
-    counted = usable[images]
+    columns = columns or ObjectColumns(reading)
+    counted = usable[columns.image]
     kept = [fact for fact in facts if not fact.fault]
     width, height = (
         np.array([getattr(fact, side) for fact in kept], dtype=np.float64)
@@ -70,17 +73,19 @@ def profile(reading: Reading, facts: Sequence[ImageFacts]) -> dict[str, Any]:
         "multi_label": reading.multi_label,
         "num_images": len(kept),
         "num_objects": int(counted.sum()),
-        "num_without_objects": len(kept) - len(np.unique(images[counted])),
+        "num_without_objects": len(kept) - len(np.unique(columns.image[counted])),
         "classes": list(reading.classes),
         "columns": _columns(reading),
     }
-    counts = np.bincount(labels[counted], minlength=len(reading.classes)).tolist()
+    counts = np.bincount(columns.label[counted], minlength=len(reading.classes)).tolist()
     result["labels"] = dict(zip(reading.classes, counts, strict=True))
     if reading.task == "detection":
-        rows, boxes = boxes_of(reading.objects)
+        rows, boxes = columns.boxes
         boxes, rows = boxes[counted[rows]], rows[counted[rows]]
         sizes = np.array([(fact.width, fact.height) for fact in facts], dtype=np.float64)
-        values["box_size"], result["box_place"] = _boxes(boxes, sizes.reshape(-1, 2)[images[rows]])
+        values["box_size"], result["box_place"] = _boxes(
+            boxes, sizes.reshape(-1, 2)[columns.image[rows]]
+        )
     result["histograms"] = {name: _histogram(name, items) for name, items in values.items()}
     result["quantiles"] = {name: _quantiles(items) for name, items in values.items()}
     return result

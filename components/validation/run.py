@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,7 @@ from components.contract.tables import SPLITS, Dataset, build
 from components.errors import DataError
 from components.validation.checks import check_rows, check_whole
 from components.validation.drift import check_drift
-from components.validation.object_columns import boxes_of, image_of, images_per_class
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts, examine_all
 from components.validation.profile import profile
 from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
@@ -55,9 +56,14 @@ class Result:
         """The findings that stop the pipeline."""
         return [item for item in self.findings if self._stops(item)]
 
+    @cached_property
+    def columns(self) -> ObjectColumns:
+        """Of all objects that were read."""
+        return ObjectColumns(self.reading)
+
     def summary(self) -> dict[str, Any]:
         """`num_images`, `num_objects`, `images_per_class`, `splits`: counts of what was read."""
-        numbers = images_per_class(self.reading).tolist()
+        numbers = self.columns.images_per_class.tolist()
         splits = Counter(image.split or "none" for image in self.reading.images)
         return {
             "num_images": len(self.reading.images),
@@ -139,7 +145,8 @@ def _judged(
 ) -> Result:
     """All checks, the quarantine and the tables; see `validate_reading`."""
     paths = [image.path for image in reading.images]
-    ledger = check_rows(reading, facts, settings, training_size)
+    columns = ObjectColumns(reading)
+    ledger = check_rows(reading, facts, columns, settings, training_size)
     faulty = ledger.faulty if settings.quarantine else {}
     kept, kept_facts = reading, facts
     if faulty:
@@ -149,15 +156,16 @@ def _judged(
             faulty = {}
         else:
             kept, kept_facts = leave_out(reading, facts, faulty.keys())
-    check_whole(kept, settings, ledger)
-    described = profile(kept, kept_facts)
+            columns = ObjectColumns(kept)
+    check_whole(kept, columns, settings, ledger)
+    described = profile(kept, kept_facts, columns)
     before = ledger.num("error", unplaced=bool(faulty))
     if reference is not None:
         ledger.extend(check_drift(described, reference))
     num_drift = ledger.num("error", unplaced=bool(faulty)) - before
     dataset = None
     if not ledger.num("error", unplaced=bool(faulty)):
-        dataset = _dataset(kept, kept_facts)
+        dataset = _dataset(kept, kept_facts, columns)
         try:
             dataset.check()
         except DataError as fault:
@@ -190,7 +198,7 @@ def set_groups(reading: Reading, pattern: str) -> None:
             image.group = found[1]
 
 
-def _dataset(reading: Reading, facts: list[ImageFacts]) -> Dataset:
+def _dataset(reading: Reading, facts: list[ImageFacts], columns: ObjectColumns) -> Dataset:
     images = [
         {
             **(image.columns or {}),
@@ -207,17 +215,17 @@ def _dataset(reading: Reading, facts: list[ImageFacts]) -> Dataset:
     # A column at a time: a million dicts would take ten times the memory.
     items = reading.objects
     objects: dict[str, Any] = {
-        "image_id": image_of(reading),
+        "image_id": columns.image,
         "label": list(map(attrgetter("label"), items)),
     }
     if reading.task == "detection":
         xywh = np.zeros((len(items), 4))
-        rows, boxes = boxes_of(items)
+        rows, boxes = columns.boxes
         xywh[rows] = boxes
         objects |= dict(zip(("x", "y", "width", "height"), xywh.T, strict=True))
         areas = np.array(list(map(attrgetter("area"), items)), dtype=np.float64)  # None is NaN
         objects["area"] = np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas)
-        objects["is_crowd"] = np.fromiter(map(attrgetter("is_crowd"), items), bool, len(items))
+        objects["is_crowd"] = columns.is_crowd
         objects["segmentation"] = list(map(attrgetter("segmentation"), items))
     tables = build(images, objects, reading.task)
     return Dataset(*tables, reading.classes, reading.task, reading.format, reading.multi_label)

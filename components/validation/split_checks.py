@@ -14,7 +14,7 @@ import numpy as np
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
 from components.validation.ledger import Shared
-from components.validation.object_columns import image_of, labels_per_split
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
 
 _SHARES_APART = 0.25  # total variation distance of class shares
@@ -22,7 +22,7 @@ _ENOUGH = 50  # labels in a split before its shares mean something
 _PRECIOUS = ("train", "val", "test")  # from the first to leave an image out of, to the last
 
 
-def check_splits(reading: Reading) -> Iterator[Finding]:
+def check_splits(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
     """Splits that are missing, empty, or hold classes in ways that training cannot work with."""
     where = reading.root.name
     sizes = Counter(image.split for image in reading.images)
@@ -40,7 +40,7 @@ def check_splits(reading: Reading) -> Iterator[Finding]:
                 ", ".join(sorted(reading.splits)),
                 "train and val, perhaps test; or none, to have them drawn",
             )
-    unsplit, *labels = labels_per_split(reading, [None, *_PRECIOUS])
+    unsplit, *labels = columns.labels_per_split([None, *_PRECIOUS])
     train = labels[0] + unsplit  # what has no split, where others have, is for training
     for split, numbers in zip(_PRECIOUS[1:], labels[1:], strict=True):
         for place in np.flatnonzero((numbers > 0) & (train == 0)):
@@ -84,7 +84,9 @@ def check_groups(reading: Reading) -> Iterator[Shared]:
         )
 
 
-def check_copies(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
+def check_copies(
+    reading: Reading, facts: Sequence[ImageFacts], columns: ObjectColumns
+) -> Iterator[Finding]:
     """The same content more than once: in two splits, or with different labels, or just so."""
     contents: dict[str, list[int]] = defaultdict(list)
     for index, fact in enumerate(facts):
@@ -92,7 +94,7 @@ def check_copies(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Find
             contents[fact.sha256].append(index)
     copies = {index for members in contents.values() if len(members) > 1 for index in members}
     found: dict[int, set[str]] = defaultdict(set)
-    for row in np.flatnonzero(np.isin(image_of(reading), list(copies))):
+    for row in np.flatnonzero(np.isin(columns.image, list(copies))):
         item = reading.objects[row]
         found[item.image].add(item.label)
     labels = {index: ", ".join(sorted(found[index])) or "none" for index in copies}
