@@ -12,11 +12,11 @@ from typing import Any
 
 from components.contract import csv_table
 from components.contract.class_names import name_fault
-from components.contract.coco_reader import split_word
 from components.contract.findings import Finding, finding
 from components.contract.image_lookup import ImageLookup
 from components.contract.paths import PathEscape, resolve_inside
 from components.contract.reading import SPLIT_NAMES, Box, RawImage, RawObject, Reading
+from components.contract.split_words import split_word
 
 _LISTED = 1000  # findings of one check in one file; the rest is only counted
 _SAMPLE = 1000  # rows of a file that tell which columns are classes
