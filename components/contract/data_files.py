@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -122,7 +122,7 @@ class DataFiles:
                 return path
         return None
 
-    def unlisted(self, named: Container[str]) -> Iterator[Finding]:
+    def unlisted(self, named: Collection[str]) -> Iterator[Finding]:
         """One `image-without-label` for each folder with images that annotations do not name.
 
         Links and hidden files are not looked at.
@@ -130,6 +130,9 @@ class DataFiles:
         Args:
             named: paths of the images that annotations name, relative to the root.
         """
+        if self._targets:  # some are named by way of a link to their folder
+            parts = (path.rpartition("/") for path in named)
+            named = {join(self._place(parent) or "", name) for parent, _, name in parts}
         waiting = [""]
         while waiting:
             folder = waiting.pop()
