@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, compress, islice
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,7 @@ class _Annotations:
                 self._tell("annotation-broken", index, "must be an object", rows[index], image="")
             rows = [row if type(row) is dict else {} for row in rows]
         self.rows: list[dict[str, Any]] = rows
-        numbers = self._column("image_id")
-        self.paths = [
-            images.paths.get(number, "") if type(number) is int else "" for number in numbers
-        ]
+        self.image_ids = self._column("image_id")
 
     def check_ids(self) -> None:
         """Ids must be whole numbers, each there once; a row needs none."""
@@ -108,12 +106,14 @@ class _Annotations:
 
     def positions(self) -> list[int | None]:
         """Positions of the images; None where they cannot be used. Unknown ids are told."""
-        numbers, positions = self._column("image_id"), self.images.positions
+        numbers, positions = self.image_ids, self.images.positions
         fits = [type(number) is int and number in positions for number in numbers]
         for index in self._not(fits):
             message = "image_id names no image of the file"
             self._tell("image-id-unknown", index, message, numbers[index], image="")
         self._restrict(fits)
+        if all(fits):
+            return list(map(positions.__getitem__, numbers))
         return [
             positions[number] if fit else None for number, fit in zip(numbers, fits, strict=True)
         ]
@@ -146,6 +146,10 @@ class _Annotations:
     def areas(self) -> list[float | None]:
         """Areas; None where the row has none, or none that is one, which is told."""
         values = self._column("area")
+        if not set(map(type, values)) - {int, float}:
+            found = _float_array(values)
+            if found is not None and ((found >= 0) & (found < np.inf)).all():
+                return found.tolist()
         areas = [None if value is None else json_number(value) for value in values]
         fits = [
             value is None or (area is not None and 0 <= area < math.inf)
@@ -159,6 +163,8 @@ class _Annotations:
     def crowds(self) -> list[bool]:
         """Whether a box stands for a group; what is neither 0 nor 1 is told."""
         values = [row.get("iscrowd", 0) for row in self.rows]
+        if not set(map(type, values)) - {int} and set(values) <= {0, 1}:
+            return list(map(bool, values))
         for index in self._not([value in (0, 1) for value in values]):
             self._tell("annotation-broken", index, "iscrowd must be 0 or 1", values[index])
             values[index] = 0
@@ -168,15 +174,17 @@ class _Annotations:
         """Segmentations as text; None where there is none, or a broken one, which is told."""
         values = self._column("segmentation")
         masks: list[str | None] = [None] * len(values)
-        for index in compress(range(len(values)), [value not in (None, []) for value in values]):
-            if self.known[index]:
+        if not any(values) and not set(map(type, values)) - {list, NoneType}:
+            return masks
+        for index, value in enumerate(values):
+            if value is not None and value != [] and self.known[index]:
                 place = positions[index]
                 size = None if place is None else images[place].size
-                fault = segmentation_fault(values[index], size)
+                fault = segmentation_fault(value, size)
                 if fault:
                     self._tell("segmentation-broken", index, fault)
                 else:
-                    masks[index] = segmentation_text(values[index])
+                    masks[index] = segmentation_text(value)
         return masks
 
     def _column(self, key: str) -> list[Any]:
@@ -205,7 +213,9 @@ class _Annotations:
         allowed: str = "",
         image: str | None = None,
     ) -> None:
-        image = self.paths[index] if image is None else image
+        if image is None:
+            number = json_whole(self.image_ids[index])
+            image = "" if number is None else self.images.paths.get(number, "")
         self.faults.add(check, f"annotations[{index}]", message, value, allowed, image)
 
 
@@ -216,11 +226,15 @@ def _clean_boxes(values: list[Any]) -> list[Box | None] | None:
     flat = list(chain.from_iterable(values))
     if set(map(type, flat)) - {int, float}:
         return None
+    numbers = _float_array(flat)
+    return None if numbers is None else list(zip(*numbers.reshape(-1, 4).T.tolist(), strict=True))
+
+
+def _float_array(values: list[int | float]) -> np.ndarray | None:
     try:
-        numbers = np.array(flat, dtype=np.float64).reshape(-1, 4)
+        return np.array(values, dtype=np.float64)
     except OverflowError:  # a whole number beyond all floats
         return None
-    return list(zip(*numbers.T.tolist(), strict=True))
 
 
 def _box(value: Any) -> Box | None:

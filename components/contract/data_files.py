@@ -136,16 +136,23 @@ class DataFiles:
         waiting = [""]
         while waiting:
             folder = waiting.pop()
-            found = []
-            for name, kind in sorted(self._list(folder).items(), reverse=True):
-                if name.startswith("."):
-                    continue
-                if kind == "folder":
-                    waiting.append(join(folder, name))
-                elif kind == "file" and is_image(name) and join(folder, name) not in named:
-                    found.append(name)
+            prefix = join(folder, "")
+            found = sorted(
+                name
+                for name, kind in self._list(folder).items()
+                if kind == "file"
+                and f"{prefix}{name}" not in named
+                and is_image(name)
+                and not name.startswith(".")
+            )
+            folders = [
+                name
+                for name, kind in self._list(folder).items()
+                if kind == "folder" and not name.startswith(".")
+            ]
+            waiting += [join(folder, name) for name in sorted(folders, reverse=True)]
             if found:
-                names = ", ".join(found[: -_SHOWN - 1 : -1])
+                names = ", ".join(found[:_SHOWN])
                 message = f"images that no annotation names are not used, such as {names}"
                 image = printable_path(join(folder, found[0])) if len(found) == 1 else ""
                 yield finding("image-without-label", folder or ".", message, len(found), "", image)
