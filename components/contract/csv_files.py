@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from components.contract.csv_header import find_columns, read_header
 from components.contract.paths import PathEscape, resolve_inside
 from components.contract.reading import SPLIT_NAMES
+from components.contract.tables import Task
 
 _WORDS = {"labels", "label", "annotations", "annotation", "classes", "boxes", "images"}
 _INSIDE_SPLIT = ("labels.csv", "annotations.csv", "_annotations.csv", "_classes.csv")
@@ -25,9 +25,10 @@ def find_files(root: Path) -> list[Path]:
     return []
 
 
-def holds_boxes(root: Path, files: Sequence[Path]) -> bool:
-    """Whether one of these files has columns of boxes."""
-    return any(find_columns(_header(root, file)).box for file in files)
+def task_of(root: Path) -> Task:
+    """What the CSV files of a data root serve: detection if one has columns of boxes."""
+    boxes = any(find_columns(_header(root, file)).box for file in find_files(root))
+    return "detection" if boxes else "classification"
 
 
 def named_files(root: Path) -> list[list[Path]]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from components.contract.class_names import settle
 from components.contract.csv_cells import typed
-from components.contract.csv_files import find_files, holds_boxes, named_files
+from components.contract.csv_files import find_files, named_files, task_of
 from components.contract.csv_header import free_name
 from components.contract.csv_objects import Labels
 from components.contract.csv_rows import CsvFile
@@ -33,7 +33,7 @@ from components.contract.reading import Reading
 from components.contract.tables import Task
 from components.errors import DataError
 
-__all__ = ["find_files", "holds_boxes", "read_csv"]
+__all__ = ["find_files", "read_csv", "task_of"]
 
 
 def read_csv(

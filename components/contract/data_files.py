@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -151,11 +151,7 @@ class DataFiles:
                 if kind == "folder" and not name.startswith(".")
             ]
             waiting += [join(folder, name) for name in sorted(folders, reverse=True)]
-            if found:
-                names = ", ".join(found[:_SHOWN])
-                message = f"images that no annotation names are not used, such as {names}"
-                image = printable_path(join(folder, found[0])) if len(found) == 1 else ""
-                yield finding("image-without-label", folder or ".", message, len(found), "", image)
+            yield from unused_images([f"{prefix}{name}" for name in found], "that nothing names")
 
     def _is_file(self, path: str) -> bool:
         parent, _, name = path.rpartition("/")
@@ -251,6 +247,25 @@ def join(folder: str, name: str) -> str:
 def is_image(name: str) -> bool:
     """Whether a file is an image by its extension."""
     return name[name.rfind(".") :].lower() in EXTENSIONS
+
+
+def unused_images(paths: Sequence[str], why: str) -> Iterator[Finding]:
+    """One `image-without-label` for each folder of images without a label, which are not used.
+
+    Args:
+        paths: of the images, relative to the data root.
+        why: which images these are: "without an XML file".
+    """
+    folders: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    for folder, names in folders.items():
+        message = f"images {why} have no label and are not used: {', '.join(names[:_SHOWN])}"
+        message += ", …" if len(names) > _SHOWN else ""
+        # Of one image it can be told which to leave out.
+        image = printable_path(join(folder, names[0])) if len(names) == 1 else ""
+        yield finding("image-without-label", folder or ".", message, len(names), "", image)
 
 
 def printable_path(path: str) -> str:

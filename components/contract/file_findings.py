@@ -1,11 +1,13 @@
-"""The findings about one annotation file, of which only so many are listed."""
+"""The findings about one annotation file, of which only so many are listed, and its text."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 from components.contract.findings import Finding, finding
+from components.contract.pixels import ImageError, read_bytes
 
 LISTED = 1000  # findings of one check in one file
 
@@ -70,3 +72,23 @@ class FileFindings:
             message += ", about images that have one listed" if image else ""
             rest.append(finding(check, f"{self.name}: the rest", message, image=image))
         return self._found + rest
+
+
+def read_text(root: Path, path: str, max_bytes: int, faults: FileFindings) -> str | None:
+    """A file's text; an empty file is the empty text. None, with a finding, if it is unreadable.
+
+    Args:
+        root: the data root.
+        path: of the file, relative to it, known to lie inside.
+        max_bytes: largest file accepted.
+        faults: of the file.
+    """
+    try:
+        return read_bytes(root / path, max_bytes).decode("utf-8-sig")
+    except ImageError as fault:
+        if fault.check == "file-empty":
+            return ""
+        faults.add("annotations-unreadable", "", fault.reason, fault.value, fault.allowed)
+    except UnicodeDecodeError as fault:
+        faults.add("annotations-unreadable", "", f"not UTF-8 text: {fault.reason}")
+    return None

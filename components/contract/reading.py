@@ -82,6 +82,7 @@ class Reading:
         objects: in the order of the data.
         splits: the splits that the data names, even if they hold no image.
         findings: what is wrong with the annotations; such rows are not in `images` and `objects`.
+        fractions: the data writes boxes as fractions of the image; in `objects` they are pixels.
     """
 
     root: Path
@@ -93,6 +94,7 @@ class Reading:
     objects: list[RawObject] = field(default_factory=list)
     splits: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    fractions: bool = False
 
     def sort(self) -> None:
         """Put images in the order of their paths, so that ids do not depend on the file system."""
