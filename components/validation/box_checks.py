@@ -25,7 +25,14 @@ _MANY_BOXES = 300
 _NEIGHBOURS = 32  # boxes that begin near a box and are compared with it
 _BLOCK = 8192  # boxes compared at once
 _UNIT = 1.0 + 1e-6  # where fractions end
+_UNIT_SIDE = 2.0  # pixels: from here on the sides of a box cannot be fractions
+_FARTHEST = 1e9  # pixels
 _UNIT_IMAGE = 8  # pixels: in smaller images fractions and pixels cannot be told apart
+# Whether boxes are written as fractions: message, and what is allowed.
+_UNITS = {
+    False: ("the box lies within 0 to 1: a fraction of the image, not pixels", "pixels"),
+    True: ("the box is in pixels, not in fractions of the image", "fractions from 0 to 1"),
+}
 
 Describe = Callable[[RawObject, int], Finding]
 
@@ -39,7 +46,7 @@ class _Boxes:
         images: [N] position in `Reading.images`.
         xywh: [N, 4] pixels.
         sizes: [N, 2] width and height of the box's image, pixels; NaN if it cannot be decoded.
-        finite: [N] all four numbers are finite.
+        finite: [N] all four numbers are finite, and such as the tables can hold.
         sound: [N] finite, with a width and a height.
     """
 
@@ -91,19 +98,14 @@ def check_boxes(
     def inside(row: int) -> str:
         return f"inside 0, 0, {image_width[row]:g}, {image_height[row]:g}"
 
-    units = "box-units"
-    fractions = boxes.sound & (boxes.xywh >= 0).all(axis=1)
-    fractions &= (x + width <= _UNIT) & (y + height <= _UNIT)
-    fractions &= boxes.sizes.min(axis=1) >= _UNIT_IMAGE
-    whole = (boxes.xywh == np.round(boxes.xywh)).all(axis=1)
-    if boxes.sound.any() and fractions[boxes.sound].all() and not whole.all():
-        message = "all boxes lie within 0 to 1: these are fractions of the image, not pixels"
-        first = reading.objects[boxes.rows[np.flatnonzero(fractions)[0]]]
-        yield finding(units, reading.root.name, message, first.box, "pixels")
+    wrong_unit, surely = _wrong_unit(boxes, reading.fractions)
+    message, allowed = _UNITS[reading.fractions]
+    if boxes.sound.any() and wrong_unit[boxes.sound].all() and surely.any():
+        first = reading.objects[boxes.rows[np.flatnonzero(wrong_unit)[0]]]
+        yield finding("box-units", reading.root.name, f"all boxes: {message}", first.box, allowed)
     else:
-        fractions &= ~whole  # 0, 0, 1, 1 may be one pixel
-        message = "the box lies within 0 to 1: these are fractions of the image, not pixels"
-        yield from offenders(units, fractions, simple(units, message, "pixels"))
+        wrong_unit &= surely
+        yield from offenders("box-units", wrong_unit, simple("box-units", message, allowed))
     yield from offenders(
         "box-not-finite",
         ~boxes.finite,
@@ -114,8 +116,9 @@ def check_boxes(
         boxes.finite & ~boxes.sound,
         simple("box-empty", "the box has no width or no height", "width > 0 and height > 0"),
     )
+    judged = boxes.sound & ~wrong_unit  # where it lies is not known before the unit is
     outside = (x >= image_width) | (y >= image_height) | (x + width <= 0) | (y + height <= 0)
-    outside &= boxes.sound & ~np.isnan(image_width)
+    outside &= judged & ~np.isnan(image_width)
     yield from offenders(
         "box-outside",
         outside,
@@ -127,7 +130,7 @@ def check_boxes(
     sticks_out = edges.max(axis=0)
     yield from offenders(
         "box-partly-outside",
-        boxes.sound & ~outside & (sticks_out > _ROUNDING),
+        judged & ~outside & (sticks_out > _ROUNDING),
         lambda item, row: simple(
             "box-partly-outside",
             f"the box sticks out of the image by {sticks_out[row]:g} px and will be cut",
@@ -136,13 +139,13 @@ def check_boxes(
     )
     yield from offenders(
         "large-box",
-        boxes.sound & ~outside & (width * height > _LARGE_BOX * image_width * image_height),
+        judged & ~outside & (width * height > _LARGE_BOX * image_width * image_height),
         simple("large-box", "the box covers nearly the whole image", f"at most {_LARGE_BOX:.0%}"),
     )
     side = np.minimum(width, height) * _scales(boxes.sizes, training_size)
     yield from offenders(
         "tiny-box",
-        boxes.sound & ~fractions & (side < _TINY_BOX),
+        judged & (side < _TINY_BOX),
         lambda item, row: simple(
             "tiny-box",
             f"a very small box: {side[row]:.1f} px at training size"
@@ -199,9 +202,30 @@ def _boxes(facts: Sequence[ImageFacts], columns: ObjectColumns) -> _Boxes:
     images = columns.image[rows]
     each = [(np.nan, np.nan) if fact.fault else (fact.width, fact.height) for fact in facts]
     sizes = np.array(each, dtype=np.float64).reshape(-1, 2)[images]
-    finite = np.asarray(np.isfinite(xywh).all(axis=1))
+    finite = np.asarray((np.abs(xywh) <= _FARTHEST).all(axis=1))  # false for NaN
     sound = finite & (xywh[:, 2] > 0) & (xywh[:, 3] > 0)
     return _Boxes(rows, images, xywh, sizes, finite, sound)
+
+
+def _wrong_unit(boxes: _Boxes, fractions: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Which boxes look as if written in the other unit [N], and which of them surely are [N].
+
+    Args:
+        boxes: in pixels, by the unit that the format has.
+        fractions: the format writes fractions of the image, else pixels.
+    """
+    known = boxes.sound & (boxes.sizes.min(axis=1) >= _UNIT_IMAGE)
+    if not fractions:
+        inside = (boxes.xywh >= 0) & (boxes.xywh <= _UNIT)
+        inside[:, :2] &= boxes.xywh[:, :2] + boxes.xywh[:, 2:] <= _UNIT
+        # 0, 0, 1, 1 may be one pixel.
+        whole = (boxes.xywh == np.round(boxes.xywh)).all(axis=1)
+        return known & inside.all(axis=1), ~whole
+    written = boxes.xywh / np.tile(boxes.sizes, 2)
+    # More than twice the image's size as fractions, but inside of it as pixels.
+    fits = (written[:, 2:] >= _UNIT_SIDE) & (written[:, :2] >= -_ROUNDING)
+    fits &= written[:, :2] + written[:, 2:] <= boxes.sizes + _ROUNDING
+    return known & fits.all(axis=1), np.ones(len(fits), dtype=bool)
 
 
 def _scales(sizes: np.ndarray, training_size: tuple[int, int] | None) -> np.ndarray:
