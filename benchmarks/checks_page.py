@@ -67,13 +67,19 @@ _SUBJECTS = {
 }
 
 
-def between(text: str, name: str, content: str) -> str:
+def between(text: str, name: str, content: str, writer: str = "checks_page") -> str:
     """`text` with what stands between the markers `name` replaced by `content`.
+
+    Args:
+        text: of the page.
+        name: what the markers call the part.
+        content: what is to stand there.
+        writer: the module of `benchmarks` that the first marker names.
 
     Raises:
         ValueError: a marker is missing.
     """
-    start, end = f"<!-- {name}: written by benchmarks/checks_page.py -->", f"<!-- end of {name} -->"
+    start, end = f"<!-- {name}: written by benchmarks/{writer}.py -->", f"<!-- end of {name} -->"
     head, found, rest = text.partition(start)
     _, also_found, tail = rest.partition(end)
     if not found or not also_found:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from components.contract import csv_table
+from components.contract.csv_header import find_columns, read_header
 from components.contract.paths import PathEscape, resolve_inside
 from components.contract.reading import SPLIT_NAMES
+from components.contract.tables import Task
 
 _WORDS = {"labels", "label", "annotations", "annotation", "classes", "boxes", "images"}
 _INSIDE_SPLIT = ("labels.csv", "annotations.csv", "_annotations.csv", "_classes.csv")
@@ -25,9 +25,10 @@ def find_files(root: Path) -> list[Path]:
     return []
 
 
-def holds_boxes(root: Path, files: Sequence[Path]) -> bool:
-    """Whether one of these files has columns of boxes."""
-    return any(csv_table.find_columns(_header(root, file)).box for file in files)
+def task_of(root: Path) -> Task:
+    """What the CSV files of a data root serve: detection if one has columns of boxes."""
+    boxes = any(find_columns(_header(root, file)).box for file in find_files(root))
+    return "detection" if boxes else "classification"
 
 
 def named_files(root: Path) -> list[list[Path]]:
@@ -58,12 +59,12 @@ def _header(root: Path, file: Path) -> list[str]:
     """The cells of a file's first line; none if it cannot be read or leads out of the root."""
     try:
         resolve_inside(root, file.relative_to(root).as_posix())
-        return csv_table.read_header(file)[0]
+        return read_header(file)[0]
     except (PathEscape, OSError):
         return []
 
 
 def _fits(root: Path, file: Path) -> bool:
-    columns = csv_table.find_columns(_header(root, file))
+    columns = find_columns(_header(root, file))
     labelled = columns.label is not None or columns.labels is not None or columns.others
     return columns.path is not None and bool(labelled)

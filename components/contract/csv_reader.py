@@ -22,19 +22,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.contract import csv_table
 from components.contract.class_names import settle
-from components.contract.csv_files import find_files, holds_boxes, named_files
-from components.contract.csv_rows import CsvRows, Labels
-from components.contract.findings import Finding, finding
-from components.contract.image_lookup import ImageLookup
+from components.contract.csv_cells import typed
+from components.contract.csv_files import find_files, named_files, task_of
+from components.contract.csv_header import free_name
+from components.contract.csv_objects import Labels
+from components.contract.csv_rows import CsvFile
+from components.contract.data_files import DataFiles
 from components.contract.reading import Reading
 from components.contract.tables import Task
 from components.errors import DataError
 
-__all__ = ["find_files", "holds_boxes", "read_csv"]
-
-_LISTED = 1000  # findings of one check; one is enough where it holds for all
+__all__ = ["find_files", "read_csv", "task_of"]
 
 
 def read_csv(
@@ -60,8 +59,8 @@ def read_csv(
     if not files:
         raise DataError(f"{root}: no CSV file, such as labels.csv or train.csv and val.csv")
     reading = Reading(root, "csv", task, multi_label=multi_label)
-    lookup = ImageLookup(root)
-    tables = [CsvRows(reading, file, lookup, multi_label) for file in files]
+    lookup = DataFiles(root, reading.findings)
+    tables = [CsvFile(reading, file, lookup, multi_label) for file in files]
     if task == "classification" and any(table.ok and table.columns.box for table in tables):
         raise DataError(
             f"base.data = {root}: {files[0].name} has boxes, and boxes are read for detection "
@@ -69,25 +68,25 @@ def read_csv(
             "detection"
         )
     found = _class_columns(tables, classes)
-    named: dict[str, int] = {}  # path of an image: its position
+    named: dict[str, str] = {}  # path of an image: where it was named first
     labels = Labels(classes, found)
     for table in tables:
         if table.split:
             reading.splits.add(table.split)
         if table.ok and table.check_columns(found, classes):
             table.read_rows(named, labels)
-        reading.findings += table.all_findings()
+        reading.findings += table.faults.all()
     _add_columns(reading, tables)
     names = list(labels.found) if found else sorted(labels.found)
     reading.classes, faults = settle(names, classes, tables[0].name)
     reading.findings += faults
-    if task == "detection":
-        reading.findings += _unit_faults(reading, tables[0].name)
+    if named:
+        reading.findings += lookup.unlisted(named)
     reading.sort()
     return reading
 
 
-def _class_columns(tables: Sequence[CsvRows], classes: Sequence[str] | None) -> list[str]:
+def _class_columns(tables: Sequence[CsvFile], classes: Sequence[str] | None) -> list[str]:
     """Names of the columns that are classes, over all files that have their labels so."""
     found: dict[str, None] = {}
     for table in tables:
@@ -97,44 +96,22 @@ def _class_columns(tables: Sequence[CsvRows], classes: Sequence[str] | None) -> 
     return list(found)
 
 
-def _add_columns(reading: Reading, tables: Sequence[CsvRows]) -> None:
+def _add_columns(reading: Reading, tables: Sequence[CsvFile]) -> None:
     """Give each image the user's columns, each of one type over all files; sets go empty."""
-    names = list(dict.fromkeys(name for table in tables for name in table.others if table.facts))
+    tables = [table for table in tables if len(table.image_rows)]
+    names = list(dict.fromkeys(name for table in tables for name in table.others))
     if not names:
         return
+    keys = [free_name(name) for name in names]
     for image in reading.images:
-        image.columns = {}
-    for name in names:
-        holders = [(t, list(t.others).index(name)) for t in tables if name in t.others]
-        values = csv_table.typed(facts[k] for table, k in holders for facts in table.facts)
-        key = csv_table.free_name(name)
-        for image in reading.images:
-            assert image.columns is not None
-            image.columns[key] = None
-        for table, k in holders:
-            for image, facts in zip(reading.images[table.start :], table.facts, strict=False):
-                assert image.columns is not None
-                image.columns[key] = values[facts[k]]
-
-
-def _unit_faults(reading: Reading, where: str) -> list[Finding]:
-    """Images whose boxes are fractions of the image; one finding if that holds for all."""
-    outside: set[int] = set()
-    inside: dict[int, str] = {}
-    for item in reading.objects:
-        x, y, width, height = item.box or (0, 0, 0, 0)
-        if not (width > 0 and height > 0):
-            continue  # no box at all, which the checks of boxes tell
-        if x >= 0 and y >= 0 and x + width <= 1.001 and y + height <= 1.001:
-            inside.setdefault(item.image, item.where)
-        else:
-            outside.add(item.image)
-    message, allowed = "the boxes are fractions of the image", "pixels"
-    if inside and not outside:
-        value = "all boxes lie between 0 and 1"
-        return [finding("box-units", where, message, value, allowed)]
-    return [
-        finding("box-units", inside[index], message, "between 0 and 1", allowed, image=path)
-        for index, path in ((i, reading.images[i].path) for i in sorted(inside))
-        if index not in outside
-    ][:_LISTED]
+        image.columns = dict.fromkeys(keys)
+    for name, key in zip(names, keys, strict=True):
+        texts = [
+            (table, table.cells.columns[table.others[name]].pick(table.image_rows))
+            for table in tables
+            if name in table.others
+        ]
+        values = typed(text for _, found in texts for text in found)
+        for table, found in texts:
+            for image, text in zip(reading.images[table.start :], found, strict=False):
+                image.columns[key] = values[text]  # type: ignore[index]

@@ -1,101 +1,78 @@
-"""The rows of one CSV file: images, labels and boxes, and what is wrong with them."""
+"""One CSV file: what its columns hold, the images that its rows name, and what is wrong there."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from components.contract import csv_table
-from components.contract.class_names import name_fault
-from components.contract.coco_reader import split_word
-from components.contract.findings import Finding, finding
-from components.contract.image_lookup import ImageLookup
+import numpy as np
+
+from components.contract.annotation_values import number
+from components.contract.csv_cells import Cells, Column, content_fault, read_cells
+from components.contract.csv_header import (
+    LABEL,
+    PATH,
+    find_columns,
+    header_fault,
+    read_header,
+)
+from components.contract.csv_objects import (
+    CsvRows,
+    Labels,
+    box_objects,
+    flag_objects,
+    flag_of,
+    label_objects,
+    several_labels,
+)
+from components.contract.data_files import DataFiles
+from components.contract.file_findings import FileFindings
 from components.contract.paths import PathEscape, resolve_inside
-from components.contract.reading import SPLIT_NAMES, Box, RawImage, RawObject, Reading
+from components.contract.reading import SPLIT_NAMES, RawImage, Reading
+from components.contract.split_words import image_folders, split_of, split_word
 
-_LISTED = 1000  # findings of one check in one file; the rest is only counted
 _SAMPLE = 1000  # rows of a file that tell which columns are classes
-_SHARED = 200_000  # texts of cells that are kept once
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
-_SEPARATOR = re.compile(r"[|;]")
 
 
-class Labels:
-    """Which labels there are, and what is wrong with one: looked at once for each text.
+class CsvFile:
+    """Reads one CSV file; what is wrong goes to `faults`."""
 
-    Args:
-        wanted: class names from the parameters, or None.
-        columns: class names that are columns of 0 and 1.
-    """
-
-    def __init__(self, wanted: Sequence[str] | None, columns: Sequence[str]) -> None:
-        self.wanted = None if wanted is None else set(wanted)
-        self.allowed = "one of " + ", ".join(islice(wanted, 10)) if wanted else ""
-        self.found = dict.fromkeys(columns)
-        self.faults: dict[str, tuple[str, str, str]] = {}
-
-    def fault(self, label: str) -> tuple[str, str, str] | None:
-        """Check, message and what is allowed, if `label` can be none."""
-        if label in self.found:
-            return None
-        if label not in self.faults:
-            message = name_fault(label)
-            if message:
-                self.faults[label] = "class-name", message, ""
-            elif self.wanted is not None and label not in self.wanted:
-                message = "the data has a class that base.classes lacks"
-                self.faults[label] = "class-unknown", message, self.allowed
-            else:
-                self.found[label] = None
-                return None
-        return self.faults[label]
-
-
-class CsvRows:
-    """Reads one CSV file; what is wrong goes to `findings`."""
-
-    def __init__(
-        self, reading: Reading, file: Path, lookup: ImageLookup, multi_label: bool
-    ) -> None:
-        self.reading, self.file, self.lookup = reading, file, lookup
+    def __init__(self, reading: Reading, file: Path, files: DataFiles, multi_label: bool) -> None:
+        self.reading, self.file, self.files = reading, file, files
         self.multi_label = multi_label
         self.boxes = reading.task == "detection"
         self.name = file.relative_to(reading.root).as_posix()
+        self.faults = FileFindings(self.name)
         beside = PurePosixPath(self.name).parent.as_posix()
         self.beside = "" if beside == "." else beside
         self.word = split_word(self.name) or split_word(self.beside)
-        self.split = SPLIT_NAMES[self.word.rstrip("0123456789").lower()] if self.word else None
-        self.findings: list[Finding] = []
-        self.counts: Counter[str] = Counter()
-        self.facts: list[tuple[str, ...]] = []  # of each image that this file adds
-        self.start = 0  # position of the first of them
-        self.places: dict[str | None, list[str]] = {}
-        self.class_cells: list[tuple[str, int]] = []
+        self.split = split_of(self.word)
+        self.class_cells: list[tuple[str, int]] = []  # columns of 0 and 1: class, position
         self.header: list[str] = []
         self.delimiter = ","
         self.ok = self._open()
-        self.columns = csv_table.find_columns(self.header)
+        self.columns = find_columns(self.header)
         self.others = dict(self.columns.others)
+        self.image_rows = np.empty(0, dtype=np.int64)  # of the images that this file adds
+        self.start = 0  # position of the first of them in the reading
+        self._places: dict[str | None, list[str]] = {}
 
     def _open(self) -> bool:
         try:
             resolve_inside(self.reading.root, self.name)
-            fault = csv_table.content_fault(self.file)
+            fault = content_fault(self.file)
             if not fault:
-                self.header, self.delimiter = csv_table.read_header(self.file)
-                fault = csv_table.header_fault(self.header)
+                self.header, self.delimiter = read_header(self.file)
+                fault = header_fault(self.header)
         except PathEscape as escape:
-            self._error("path-escape", "", str(escape))
+            self.faults.add("path-escape", "", str(escape))
             return False
         except OSError as error:
             fault = f"cannot be read: {error.strerror}"
         if fault:
-            self._error("annotations-unreadable", "", fault)
+            self.faults.add("annotations-unreadable", "", fault)
         return not fault
 
     @property
@@ -106,15 +83,14 @@ class CsvRows:
 
     def likely_classes(self) -> list[str]:
         """Columns of the user in which most cells of the first rows are 0 or 1."""
-        ones: Counter[str] = Counter()
-        number = 0
-        for _, row in islice(csv_table.read_rows(self.file, self.delimiter), _SAMPLE):
-            if len(row) == len(self.header) and not isinstance(row, str):
-                number += 1
-                ones.update(
-                    name for name, index in self.others.items() if _flag(row[index]) is not None
-                )
-        return [name for name in self.others if 2 * ones[name] >= number > 0]
+        found = []
+        for name, index in self.others.items():
+            column = self.cells.columns[index]
+            are = [flag_of(text) is not None for text in column.texts]
+            first = np.array(are, dtype=bool)[column.codes[:_SAMPLE]]
+            if len(first) and first.mean() >= 0.5:
+                found.append(name)
+        return found
 
     def check_columns(self, found: Sequence[str], classes: Sequence[str] | None) -> bool:
         """Whether the file has the columns it must have; makes a finding of those it lacks.
@@ -126,7 +102,7 @@ class CsvRows:
         columns = self.columns
         missing = []
         if columns.path is None:
-            missing.append(f"path ({', '.join(csv_table.PATH[1:])})")
+            missing.append(f"path ({', '.join(PATH[1:])})")
         if self.wants_class_columns:
             missing += [name for name in found if name not in self.others]
             if not found:
@@ -137,11 +113,12 @@ class CsvRows:
             ]
         elif columns.label is None and not self.multi_label:
             hint = "; several labels need base.multi_label: true" if not self.boxes else ""
-            missing.append(f"label ({', '.join(csv_table.LABEL[1:])}{hint})")
+            missing.append(f"label ({', '.join(LABEL[1:])}{hint})")
         if self.boxes and columns.box is None:
             missing.append("x, y, width, height (or xmin, ymin, xmax, ymax)")
         for name in missing:
-            self._error("column-missing", "", f"the table lacks a column: {name}", self.header)
+            message = f"the table lacks a column: {name}"
+            self.faults.add("column-missing", "", message, self.header)
         for name, index in (("label", columns.label), ("labels", columns.labels)):
             used = name == (
                 "labels" if self.multi_label and columns.labels is not None else "label"
@@ -150,306 +127,168 @@ class CsvRows:
                 self.others[self.header[index].strip()] = index
         return not missing
 
-    def read_rows(self, named: dict[str, int], labels: Labels) -> None:
+    @cached_property
+    def cells(self) -> Cells:
+        """The rows that have as many cells as the header; the others are told."""
+        return read_cells(self.file, self.delimiter, len(self.header), self._tell_broken)
+
+    def _tell_broken(self, line: int, row: list[str] | str) -> None:
+        place, check = f"line {line}", "label-row-broken"
+        if isinstance(row, str):
+            self.faults.add(check, place, f"not a row of a CSV table: {row}")
+            return
+        path = self.columns.path or 0
+        image = row[path] if len(row) > path else ""
+        message = "the row has another number of cells than the header"
+        self.faults.add(check, place, message, len(row), str(len(self.header)), image)
+
+    def read_rows(self, named: dict[str, str], labels: Labels) -> None:
         """Append this file's images and objects to the reading.
 
         Args:
-            named: position of each image by its path; this file's are added.
+            named: where each image was named first, by its path; this file's are added.
             labels: all labels; this file's are added.
         """
-        self.named, self.labels = named, labels
         self.start = len(self.reading.images)
-        self.positions: dict[str, int | None] = {}  # by name as written; box tables only
-        self._get_facts = _getter(self._fact_cells())
-        self._shared: dict[str, str] = {}
-        add: Callable[[int, str, list[str]], None] = self._add_label
-        if self.boxes:
-            self._get_box = itemgetter(*(self.columns.box or ()))
-            add = self._add_box
-        elif self.class_cells:
-            add = self._add_flags
-        elif self.multi_label:
-            add = self._add_labels
-        width, path = len(self.header), self.columns.path or 0
-        for line, row in csv_table.read_rows(self.file, self.delimiter):
-            where = f"{self.name}: line {line}"
-            if isinstance(row, str):
-                self._fault("label-row-broken", where, f"not a row of a CSV table: {row}")
-            elif len(row) != width:
-                self._fault(
-                    "label-row-broken",
-                    where,
-                    "the row has another number of cells than the header",
-                    len(row),
-                    str(width),
-                    row[path] if len(row) > path else "",
-                )
-            else:
-                position = self._image(where, row)
-                if position is None:
-                    self._note_label(row)
-                else:
-                    add(position, where, row)
-
-    def all_findings(self) -> list[Finding]:
-        """The findings, and a line for each check that has too many."""
-        rest = [
-            finding(
-                check,
-                f"{self.name}: the rest",
-                f"and {number - _LISTED} more like the {_LISTED} listed",
-            )
-            for check, number in self.counts.items()
-            if number > _LISTED
-        ]
-        return self.findings + rest
-
-    def _image(self, where: str, row: list[str]) -> int | None:
-        """Position of the image that a row is about, None if it cannot be used."""
-        columns = self.columns
-        name = row[columns.path or 0]
-        if self.boxes and name in self.positions:
-            position = self.positions[name]
+        cells, columns = self.cells, self.columns
+        names = cells.columns[columns.path or 0]
+        if self.boxes:  # rows of one image: the first tells what the image is
+            chosen, inverse = _first_rows(names)
         else:
-            position = self._new_image(where, name, row)
-            if self.boxes:
-                self.positions[name] = position
-            if position is None or position == len(self.reading.images) - 1:
-                return position
-        if position is not None and self._get_facts:
-            self._compare(position, where, row)
-        return position
+            chosen = inverse = np.arange(len(cells.lines))
+        positions = self._add_images(chosen, named)
+        rows = CsvRows(cells, columns, positions[inverse], self.reading.images, labels, self.faults)
+        if self.boxes:
+            self._compare(rows)
+            self.reading.objects += box_objects(rows)
+        elif self.class_cells:
+            self.reading.objects += flag_objects(rows, self.class_cells)
+        elif self.multi_label:
+            self.reading.objects += several_labels(rows)
+        else:
+            self.reading.objects += label_objects(rows)
 
-    def _new_image(self, where: str, name: str, row: list[str]) -> int | None:
-        columns, images = self.columns, self.reading.images
-        split, fault = self._split(row)
-        folders = self._folders(split)
+    def _add_images(self, rows: np.ndarray, named: dict[str, str]) -> np.ndarray:
+        """Append the images that rows name; their positions, -1 where one cannot be used."""
+        columns, tell = self.columns, self.faults.add
+        texts = self._texts(columns.path, rows)
+        splits = {text: self._split(text) for text in set(self._texts(columns.split, rows))}
+        has_label = [True] * len(rows)
+        if not self.boxes and not self.multi_label:
+            has_label = [bool(text.strip()) for text in self._texts(columns.label, rows)]
+        facts = zip(
+            rows.tolist(),
+            self.cells.lines[rows].tolist(),
+            texts,
+            self._texts(columns.split, rows),
+            self._texts(columns.group, rows),
+            zip(*(self._texts(index, rows) for index in columns.size or (None, None)), strict=True),
+            has_label,
+            strict=True,
+        )
+        positions, made = [], []
+        here: dict[str, int] = {}  # path of an image of this file: its position
+        images = self.reading.images
+        for row, line, name, split_text, group, size, labelled in facts:
+            split, fault = splits[split_text]
+            place = f"line {line}"
+            path = self._find(place, name, split)
+            if path is None:
+                positions.append(-1)
+            elif path in here and self.boxes:  # the same image under another name
+                positions.append(here[path])
+            elif path in named:
+                message = f"this file is named a second time; first by {named[path]}"
+                tell("duplicate-image", place, message, path, image=path)
+                positions.append(-1)
+            elif not labelled:
+                named[path] = f"{self.name}: {place}"
+                message = "an image without a label is not used"
+                tell("image-without-label", place, message, image=path)
+                positions.append(-1)
+            else:
+                if fault:
+                    tell("label-row-broken", place, *fault, image=path)
+                if split:
+                    self.reading.splits.add(split)
+                here[path] = len(images)
+                named[path] = where = f"{self.name}: {place}"
+                declared = self._size(place, path, size) if columns.size else None
+                positions.append(len(images))
+                made.append(row)
+                images.append(RawImage(path, split, declared, where, group.strip() or None))
+        self.image_rows = np.array(made, dtype=np.int64)
+        return np.array(positions, dtype=np.int64)
+
+    def _texts(self, index: int | None, rows: np.ndarray) -> list[str]:
+        """Cells of a column; empty ones where the table has no such column."""
+        return [""] * len(rows) if index is None else self.cells.columns[index].pick(rows)
+
+    def _find(self, place: str, name: str, split: str | None) -> str | None:
+        """The path of an image; None if there is none to be used, which is told."""
+        if split not in self._places:
+            folders = image_folders(self.word, split, self.beside)
+            self._places[split] = self.files.existing(folders)
+        folders = self._places[split]
         try:
-            path = self.lookup.find(name, folders)
+            path = self.files.find(name, folders)
         except PathEscape as escape:
             allowed = "a relative path inside the data"
-            self._fault("path-escape", where, str(escape), name, allowed, name)
+            self.faults.add("path-escape", place, str(escape), name, allowed, name)
             return None
         if path is None:
             message = "there is no such image file"
             allowed = "a file in " + ", ".join(f"{folder or '.'}/" for folder in folders)
-            self._fault("file-missing", where, message, name, allowed, name)
-            return None
-        position = self.named.setdefault(path, len(images))
-        if position < len(images):
-            if self.boxes and position >= self.start:
-                return position
-            message = f"this file is named a second time; first by {images[position].where}"
-            self._fault("duplicate-image", where, message, path, image=path)
-            return None
-        if fault:
-            self._fault("label-row-broken", where, *fault, image=path)
-        if split:
-            self.reading.splits.add(split)
-        group = row[columns.group].strip() or None if columns.group is not None else None
-        size = self._size(where, path, row) if columns.size else None
-        images.append(RawImage(path, split, size, where, group))
-        if self._get_facts:
-            if len(self._shared) > _SHARED:
-                self._shared.clear()
-            share = self._shared.setdefault
-            self.facts.append(tuple(share(cell, cell) for cell in self._get_facts(row)))
-        return position
+            self.faults.add("file-missing", place, message, name, allowed, name)
+        return path
 
-    def _split(self, row: list[str]) -> tuple[str | None, tuple[str, str, str] | None]:
+    def _split(self, text: str) -> tuple[str | None, tuple[str, str, str] | None]:
         """The split of a row's image, and message, value and what is allowed if it is at fault."""
-        text = "" if self.columns.split is None else row[self.columns.split].strip()
+        text = text.strip()
         split = SPLIT_NAMES.get(text.lower()) if text else self.split
         if text and split is None:
-            return self.split, (
-                "no split has this name",
-                text,
-                f"{', '.join(SPLIT_NAMES)}, or nothing",
-            )
+            allowed = f"{', '.join(SPLIT_NAMES)}, or nothing"
+            return self.split, ("no split has this name", text, allowed)
         if self.split and split != self.split:
             message = f"the split is not that of the file's name, {self.split}"
             return split, (message, text, self.split)
         return split, None
 
-    def _size(self, where: str, path: str, row: list[str]) -> tuple[float, float] | None:
-        texts = [row[index] for index in self.columns.size or ()]
+    def _size(self, place: str, path: str, texts: Sequence[str]) -> tuple[float, float] | None:
         if not any(text.strip() for text in texts):
             return None
-        width, height = map(_number, texts)
+        width, height = map(number, texts)
         if width is None or height is None:
             message = "width and height must be numbers of pixels"
-            self._fault("image-row-broken", where, message, texts, image=path)
+            self.faults.add("image-row-broken", place, message, list(texts), image=path)
             return None
         return width, height
 
-    def _fact_cells(self) -> list[int]:
-        """Positions of the cells that must be equal in all rows of an image; the user's first."""
+    def _compare(self, rows: CsvRows) -> None:
+        """Tell of rows that say otherwise of an image than its first row does."""
         columns = self.columns
-        own = [columns.split, columns.group, *(columns.size or ())] if self.boxes else []
-        return [*self.others.values(), *(index for index in own if index is not None)]
-
-    def _compare(self, position: int, where: str, row: list[str]) -> None:
-        first = self.facts[position - self.start]
-        if first == (self._get_facts and self._get_facts(row)):
-            return
-        image = self.reading.images[position]
-        for index, cell in zip(self._fact_cells(), first, strict=True):
-            if row[index] != cell:
-                self._fault(
-                    "label-row-broken",
-                    where,
-                    f"{self.header[index].strip()} of this image differs from {image.where}",
-                    row[index],
-                    cell or "nothing",
-                    image.path,
-                )
-                return
-
-    def _note_label(self, row: list[str]) -> None:
-        """A class is there even if its only image is not."""
-        if self.columns.label is not None and not self.multi_label:
-            self.labels.fault(row[self.columns.label])
-
-    def _add_label(self, position: int, where: str, row: list[str]) -> None:
-        label = row[self.columns.label or 0]
-        if not label.strip():
-            self._broken(position, where, "the image has no label")
-        elif self._known(position, where, label):
-            item = RawObject(position, label, None, None, False, where)
-            self.reading.objects.append(item)
-
-    def _add_labels(self, position: int, where: str, row: list[str]) -> None:
-        index = self.columns.labels if self.columns.labels is not None else self.columns.label
-        text = row[index or 0]
-        if not text.strip():
-            return
-        names = [name.strip() for name in _SEPARATOR.split(text)]
-        if not all(names) or len(set(names)) < len(names):
-            message = "labels must be names separated by | or ;, each there once"
-            self._broken(position, where, message, text)
-            return
-        for name in names:
-            if self._known(position, where, name):
-                item = RawObject(position, name, None, None, False, where)
-                self.reading.objects.append(item)
-
-    def _add_flags(self, position: int, where: str, row: list[str]) -> None:
-        for name, index in self.class_cells:
-            flag = _flag(row[index])
-            if flag is None:
-                message = f"the column {name} must be 0 or 1; if it is no class, give base.classes"
-                self._broken(position, where, message, row[index], "0 or 1")
-            elif flag and self._known(position, where, name):
-                item = RawObject(position, name, None, None, False, where)
-                self.reading.objects.append(item)
-
-    def _add_box(self, position: int, where: str, row: list[str]) -> None:
-        label = row[self.columns.label or 0]
-        texts = self._get_box(row)
-        path = self.reading.images[position].path
-        if not label.strip():
-            if any(text.strip() for text in texts):
-                self._broken(position, where, "the box has no label", texts)
-            return
-        box = self._box(texts)
-        if box is None:
-            message = "a box must be four numbers of pixels"
-            self._fault("box-broken", where, message, texts, "for example 10,20,30,40", path)
-        if not self._known(position, where, label) or box is None:
-            return
-        area, is_crowd = None, False
-        if self.columns.area is not None and row[self.columns.area].strip():
-            area = _number(row[self.columns.area])
-            if area is None or not 0 <= area < float("inf"):
-                message, value = "area must be a number, at least 0", row[self.columns.area]
-                self._fault("area-broken", where, message, value, image=path)
-                area = None
-        if self.columns.crowd is not None and row[self.columns.crowd].strip():
-            flag = _flag(row[self.columns.crowd])
-            if flag is None:
-                message, value = "is_crowd must be 0 or 1", row[self.columns.crowd]
-                self._fault("annotation-broken", where, message, value, image=path)
-            is_crowd = bool(flag)
-        item = RawObject(position, label, box, area, is_crowd, f"{where} of {path}")
-        self.reading.objects.append(item)
-
-    def _box(self, texts: Sequence[str]) -> Box | None:
-        try:
-            x, y, width, height = map(float, texts)
-        except ValueError:
-            return None
-        if "_" in "".join(texts):  # Python takes 1_000 for a number
-            return None
-        return (x, y, width - x, height - y) if self.columns.corners else (x, y, width, height)
-
-    def _known(self, position: int, where: str, label: str) -> bool:
-        fault = self.labels.fault(label)
-        if fault:
-            check, message, allowed = fault
-            path = self.reading.images[position].path
-            self._fault(check, where, message, label, allowed, path)
-        return not fault
-
-    def _folders(self, split: str | None) -> list[str]:
-        """Folders, relative to the root, in which images of a split are looked up."""
-        if split not in self.places:
-            words = [self.word] if self.word else []
-            words += [word for word, name in SPLIT_NAMES.items() if name == split]
-            names = [folder for word in words for folder in (word, f"images/{word}")]
-            self.places[split] = self.lookup.existing([*names, "images", "", self.beside])
-        return self.places[split]
-
-    def _broken(
-        self, position: int, where: str, message: str, value: Any = "", allowed: str = ""
-    ) -> None:
-        path = self.reading.images[position].path
-        self._fault("label-row-broken", where, message, value, allowed, path)
-
-    def _error(
-        self,
-        check: str,
-        place: str,
-        message: str,
-        value: Any = "",
-        allowed: str = "",
-        image: str = "",
-    ) -> None:
-        where = f"{self.name}: {place}" if place else self.name
-        self._fault(check, where, message, value, allowed, image)
-
-    def _fault(
-        self,
-        check: str,
-        where: str,
-        message: str,
-        value: Any = "",
-        allowed: str = "",
-        image: str = "",
-    ) -> None:
-        self.counts[check] += 1
-        if self.counts[check] <= _LISTED:
-            self.findings.append(finding(check, where, message, value, allowed, image=image))
+        own = [columns.split, columns.group, *(columns.size or ())]
+        usable = np.flatnonzero(rows.places >= 0)
+        first = self.image_rows[rows.places[usable] - self.start]
+        told = np.zeros(len(usable), dtype=bool)
+        for index in (*self.others.values(), *(index for index in own if index is not None)):
+            column = self.cells.columns[index]
+            differs = (column.codes[usable] != column.codes[first]) & ~told
+            told |= differs
+            for place in np.flatnonzero(differs).tolist():
+                row, model = int(usable[place]), int(first[place])
+                where = rows.images[rows.places[row]].where
+                message = f"{self.header[index].strip()} of this image differs from {where}"
+                value, expected = column.texts[column.codes[row]], column.texts[column.codes[model]]
+                rows.tell("label-row-broken", row, message, value, expected or "nothing")
 
 
-def _getter(indices: Sequence[int]) -> Callable[[list[str]], tuple[str, ...]] | None:
-    """What picks these cells of a row; None if there are none."""
-    if len(indices) == 1:
-        index = indices[0]
-        return lambda row: (row[index],)
-    return itemgetter(*indices) if indices else None
-
-
-def _flag(text: str) -> bool | None:
-    """A cell of 0 or 1; None for all else."""
-    flag = _FLAGS.get(text)
-    return _FLAGS.get(text.strip()) if flag is None else flag
-
-
-def _number(text: str) -> float | None:
-    """A cell as a number, NaN and infinity included; None for all else."""
-    if "_" in text:  # Python takes 1_000 for a number
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _first_rows(column: Column) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each different text, in order, and for every row which of these it is."""
+    number = len(column.codes)
+    first = np.full(len(column.texts), number)
+    first[column.codes[::-1]] = np.arange(number)[::-1]  # the last that is written stays
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order][: int((first < number).sum())], rank[column.codes]

@@ -91,8 +91,9 @@ def shown(value: Any) -> str:
     else:
         text = str(value)
     # Lone surrogates cannot be written as UTF-8; control characters would break lines apart.
-    text = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )
+    if not text.isprintable():
+        text = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+            for letter in text
+        )
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from components.contract import coco_reader, csv_reader, folder_reader
-from components.contract.pixels import EXTENSIONS
-from components.contract.reading import SPLIT_NAMES, Reading, collector_paused
+from components.contract import coco_reader, csv_reader, folder_reader, voc_reader, yolo_reader
+from components.contract.reading import Reading, collector_paused
 from components.contract.tables import Task
 from components.errors import DataError
 
 KnownFormat = Literal["folder", "csv", "coco", "voc", "yolo"]
 Format = Literal["auto"] | KnownFormat
 
-# Folders of images that annotation files speak of: their names are no classes beside such files.
-_COLLECTIONS = {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "data"}
-_TITLES = {"coco": "COCO JSON", "voc": "Pascal VOC XML", "yolo": "YOLO text"}
+
+@dataclass(frozen=True)
+class _Format:
+    """What is to be known of a format.
+
+    Args:
+        title: its name in messages.
+        find: the files or folders of a root that tell it; empty if the root has another format.
+            Only names and headers are looked at.
+        task_of: what data in this format, found in a root, serves.
+        read: reads a root for a task, with a class list or None, and perhaps several labels an
+            image.
+    """
+
+    title: str
+    find: Callable[[Path], list[Path]]
+    task_of: Callable[[Path], Task]
+    read: Callable[[Path, Task, Sequence[str] | None, bool], Reading]
+
+
+# In the order in which they are named where several are found.
+FORMATS: dict[KnownFormat, _Format] = {
+    "csv": _Format("CSV", csv_reader.find_files, csv_reader.task_of, csv_reader.read_csv),
+    "coco": _Format(
+        "COCO JSON",
+        coco_reader.find_files,
+        lambda root: "detection",
+        lambda root, task, classes, several: coco_reader.read_coco(root, classes),
+    ),
+    "voc": _Format(
+        "Pascal VOC XML",
+        voc_reader.find_files,
+        lambda root: "detection",
+        lambda root, task, classes, several: voc_reader.read_voc(root, classes),
+    ),
+    "yolo": _Format(
+        "YOLO text",
+        yolo_reader.find_files,
+        lambda root: "detection",
+        lambda root, task, classes, several: yolo_reader.read_yolo(root, classes),
+    ),
+    "folder": _Format(
+        "a folder per class",
+        folder_reader.find_folders,
+        lambda root: "classification",
+        lambda root, task, classes, several: folder_reader.read_folder(root, classes),
+    ),
+}
 
 
 def read_dataset(
@@ -53,29 +95,11 @@ def read_dataset(
         format = _detect(root, task)
     _refuse_misfit(root, format, task, multi_label)
     with collector_paused():
-        return _read(root, format, task, classes, multi_label)
-
-
-def _read(
-    root: Path,
-    format: KnownFormat,
-    task: Task,
-    classes: Sequence[str] | None,
-    multi_label: bool,
-) -> Reading:
-    if format == "folder":
-        return folder_reader.read_folder(root, classes)
-    if format == "csv":
-        return csv_reader.read_csv(root, task, classes, multi_label)
-    if format == "coco":
-        return coco_reader.read_coco(root, classes)
-    reader = importlib.import_module(f"components.contract.{format}_reader")
-    reading: Reading = getattr(reader, f"read_{format}")(root, classes)
-    return reading
+        return FORMATS[format].read(root, task, classes, multi_label)
 
 
 def _refuse_misfit(root: Path, format: KnownFormat, task: Task, multi_label: bool) -> None:
-    """Refuse a format that cannot hold what the task needs."""
+    """Refuse a format that cannot hold what the task needs; CSV is refused once it is read."""
     if format == "folder" and task != "classification":
         raise DataError(
             f"base.data = {root}: a folder per class has no boxes, so it cannot be used for "
@@ -87,10 +111,10 @@ def _refuse_misfit(root: Path, format: KnownFormat, task: Task, multi_label: boo
             f"base.data = {root}: a folder per class gives an image one label; for "
             "base.multi_label give CSV with a column of labels, or set it to false"
         )
-    if format in _TITLES and task != "detection":
+    if format in ("coco", "voc", "yolo") and task != "detection":
         raise DataError(
-            f"base.data = {root}: {_TITLES[format]} is read for detection only; for classification "
-            "give a folder per class or CSV, or set base.task to detection"
+            f"base.data = {root}: {FORMATS[format].title} is read for detection only; for "
+            "classification give a folder per class or CSV, or set base.task to detection"
         )
 
 
@@ -100,69 +124,29 @@ def _detect(root: Path, task: Task) -> KnownFormat:
     Raises:
         DataError: there is none that is known, or several.
     """
-    files = _files_by_format(root)
-    csv_serves = "csv" in files and csv_reader.holds_boxes(root, files["csv"]) == (
-        task == "detection"
-    )
-    serving = [
-        format for format in files if (csv_serves if format == "csv" else task == "detection")
-    ]
-    folders = _class_folders(root) if task == "classification" else []
-    seen = {
-        format: _listed([path.relative_to(root).as_posix() for path in files[format]])
-        for format in serving
-    }
-    if folders:
-        seen["folder"] = _listed([f"{folder}/" for folder in folders])
-    if len(seen) > 1:
-        facts = "; ".join(f"{format} ({names})" for format, names in seen.items())
+    found = {format: known.find(root) for format, known in FORMATS.items()}
+    found = {format: paths for format, paths in found.items() if paths}
+    serving = [format for format in found if FORMATS[format].task_of(root) == task]
+    if len(serving) > 1:
+        facts = "; ".join(
+            f"{format} ({_listed([_relative(root, path) for path in found[format]])})"
+            for format in serving
+        )
         raise DataError(
             f"base.data = {root}: several formats: {facts}; say which to read with "
-            f"validate.format: {' or '.join(seen)}"
+            f"validate.format: {' or '.join(serving)}"
         )
-    if seen:
-        return next(iter(seen))
-    if files:
-        return next(iter(files))  # of no use for the task, which the error then tells
+    if serving:
+        return serving[0]
+    if found:
+        return next(iter(found))  # of no use for the task, which the error then tells
     if folder_reader.looks_like(root):
         return "folder"
     raise DataError(_nothing_known(root, task))
 
 
-def _class_folders(root: Path) -> list[str]:
-    """Folders that hold images and whose names are neither those of splits nor of collections."""
-    splits = folder_reader.split_folders(root)
-    parents = [root / name for name in sorted(splits)] if splits else [root]
-    return [
-        folder.relative_to(root).as_posix()
-        for parent in parents
-        for folder in sorted(parent.iterdir())
-        if folder.is_dir()
-        and not folder.is_symlink()
-        and not folder.name.startswith(".")
-        and folder.name.lower() not in _COLLECTIONS
-        and folder.name.rstrip("0123456789").lower() not in SPLIT_NAMES
-        and _holds_images(folder)
-    ]
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(
-        Path(name).suffix.lower() in EXTENSIONS for _, _, names in os.walk(folder) for name in names
-    )
-
-
-def _files_by_format(root: Path) -> dict[KnownFormat, list[Path]]:
-    """The annotation files of each format of which there are any."""
-    found: dict[KnownFormat, list[Path]] = {
-        "csv": csv_reader.find_files(root),
-        "coco": coco_reader.find_files(root),
-    }
-    for format in ("voc", "yolo"):
-        name = f"components.contract.{format}_reader"
-        if importlib.util.find_spec(name):
-            found[format] = importlib.import_module(name).find_files(root)
-    return {format: files for format, files in found.items() if files}
+def _relative(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() + ("/" if path.is_dir() else "")
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:
@@ -172,9 +156,7 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
 
 def _nothing_known(root: Path, task: Task) -> str:
     entries = sorted(
-        f"{path.name}/" if path.is_dir() else path.name
-        for path in root.iterdir()
-        if not path.name.startswith(".")
+        _relative(root, path) for path in root.iterdir() if not path.name.startswith(".")
     )
     wanted = (
         "COCO JSON such as annotations/instances_train.json, CSV with boxes, Pascal VOC XML or "

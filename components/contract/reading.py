@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from components.contract.tables import Task
 
 # How data sets name their splits, and how the canonical tables do.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+# Most bytes of a table of annotations (CSV, COCO JSON): about ten times as much memory is needed.
+MAX_TABLE_BYTES = 1 << 30
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels, top left origin
 
@@ -78,6 +82,7 @@ class Reading:
         objects: in the order of the data.
         splits: the splits that the data names, even if they hold no image.
         findings: what is wrong with the annotations; such rows are not in `images` and `objects`.
+        fractions: the data writes boxes as fractions of the image; in `objects` they are pixels.
     """
 
     root: Path
@@ -89,15 +94,17 @@ class Reading:
     objects: list[RawObject] = field(default_factory=list)
     splits: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    fractions: bool = False
 
     def sort(self) -> None:
         """Put images in the order of their paths, so that ids do not depend on the file system."""
         order = sorted(range(len(self.images)), key=lambda index: self.images[index].path)
-        place = {old: new for new, old in enumerate(order)}
-        self.images = [self.images[index] for index in order]
-        for item in self.objects:
-            item.image = place[item.image]
-        self.objects.sort(key=lambda item: item.image)
+        if order != list(range(len(order))):
+            place = {old: new for new, old in enumerate(order)}
+            self.images = [self.images[index] for index in order]
+            for item in self.objects:
+                item.image = place[item.image]
+        self.objects.sort(key=attrgetter("image"))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Task = Literal["classification", "detection"]
 SPLITS = ("train", "val", "test")
 
-Rows = list[dict[str, Any]] | dict[str, list[Any]]
+Rows = list[dict[str, Any]] | dict[str, Any]
 
 _BOX_COLUMNS = ("x", "y", "width", "height", "area")
 
@@ -242,7 +242,7 @@ def build(
         images: one dict an image, without `image_id`; `group`, `split` and the user's columns may
             lack.
         objects: without `object_id`, with `image_id` as position in `images`: one dict an object,
-            or one list a column.
+            or one list or array a column.
         task: decides the columns of `objects`.
 
     Returns:

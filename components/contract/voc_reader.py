@@ -22,25 +22,24 @@ Segmentations, parts, poses are not read. Files of any content end in findings.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from components.contract.annotation_files import FileFindings, Folders, join, number
-from components.contract.class_names import name_fault, settle
+from components.contract.class_names import settle
+from components.contract.data_files import DataFiles, join, unused_images
+from components.contract.file_findings import FileFindings
 from components.contract.findings import finding
 from components.contract.paths import PathEscape, check_relative
-from components.contract.pixels import EXTENSIONS, ImageError, read_bytes
-from components.contract.reading import SPLIT_NAMES, Box, RawImage, RawObject, Reading
-from components.contract.voc_xml import MAX_BYTES, VocAnnotation, VocFault, VocObject, parse_voc
+from components.contract.pixels import ImageError, read_bytes
+from components.contract.reading import SPLIT_NAMES, RawImage, RawObject, Reading
+from components.contract.voc_lists import VocLists
+from components.contract.voc_objects import declared_size, read_object
+from components.contract.voc_xml import MAX_BYTES, VocFault, parse_voc
 from components.errors import DataError
 
 _IMAGE_FOLDERS = ("jpegimages", "images")
-_MAX_LIST_BYTES = 16_000_000
-_MAX_LIST_LINES = 1_000_000
-_MAX_LIST_FAULTS = 1000  # of one kind; a list with more is given up
-_MEMBERSHIP = re.compile(r"\s+(-1|0|1)$")  # of a class: "000007  1"
+_MAX_FAULTS = 100  # of one kind that are listed of a file
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ class _Part:
 
 def find_files(root: Path) -> list[Path]:
     """The VOC files of a data root, sorted; empty if there are none. Only names are looked at."""
-    folders = Folders(root, [])
+    files = DataFiles(root)
     return sorted(
         root / part.annotations / name
-        for part in _parts(folders)
-        for name in folders.with_suffix(part.annotations, ".xml")
+        for part in _parts(files)
+        for name in files.with_suffix(part.annotations, ".xml")
     )
 
 
@@ -82,13 +81,14 @@ def read_voc(root: Path, classes: Sequence[str] | None = None) -> Reading:
         DataError: there is no VOC file.
     """
     reading = Reading(root, "voc", "detection")
-    folders = Folders(root, reading.findings)
-    parts = _parts(folders)
+    files = DataFiles(root, reading.findings)
+    parts = _parts(files)
     if not parts:
         raise DataError(f"{root}: no Pascal VOC file, such as Annotations/1.xml")
-    reader = _Reader(root, reading, folders)
+    reader = _Reader(reading, files)
     if all(part.split is None for part in parts):
-        reader.read_lists()
+        reader.lists = VocLists(files)
+        reading.splits |= reader.lists.splits
     for part in parts:
         if part.split:
             reading.splits.add(part.split)
@@ -99,14 +99,14 @@ def read_voc(root: Path, classes: Sequence[str] | None = None) -> Reading:
     return reading
 
 
-def _parts(folders: Folders) -> list[_Part]:
+def _parts(files: DataFiles) -> list[_Part]:
     def named(parent: str, wanted: Sequence[str]) -> list[str]:
-        return [join(parent, name) for name in folders.folders(parent) if name.lower() in wanted]
+        return [join(parent, name) for name in files.folders(parent) if name.lower() in wanted]
 
     def holds_xml(folder: str) -> bool:
-        return bool(folders.with_suffix(folder, ".xml"))
+        return bool(files.with_suffix(folder, ".xml"))
 
-    top = folders.folders("")
+    top = files.folders("")
     splits = [name for name in top if name.lower() in SPLIT_NAMES]
     images = named("", _IMAGE_FOLDERS)
     parts: list[_Part] = []
@@ -116,9 +116,7 @@ def _parts(folders: Folders) -> list[_Part]:
         for place in named(folder, list(SPLIT_NAMES)):
             if holds_xml(place):
                 word = PurePosixPath(place).name
-                beside = [
-                    join(parent, word) for parent in images if word in folders.folders(parent)
-                ]
+                beside = [join(parent, word) for parent in images if word in files.folders(parent)]
                 beside += [word] if word in top else []
                 parts.append(_Part(place, beside or images or [""], SPLIT_NAMES[word.lower()]))
     if parts:
@@ -162,76 +160,20 @@ def _settle_classes(reading: Reading, classes: Sequence[str] | None) -> None:
 class _Reader:
     """Reads the parts of one data root into `reading`."""
 
-    def __init__(self, root: Path, reading: Reading, folders: Folders) -> None:
-        self.root, self.reading, self.folders = root, reading, folders
+    def __init__(self, reading: Reading, files: DataFiles) -> None:
+        self.reading, self.files = reading, files
         self.claimed: dict[str, str] = {}  # path of an image: the XML that describes it
-        # Name without extension: (split, place in its list); None where there are no lists.
-        self.lists: dict[str, tuple[str, str]] | None = None
-        self.seen: set[str] = set()  # names on a list that have an image
-        self.unlisted: list[str] = []
-        self.repeated: list[tuple[str, str]] = []  # name on a list again, place
-
-    def read_lists(self) -> None:
-        """Read `ImageSets/Main/*.txt`, if they are there."""
-        sets = [name for name in self.folders.folders("") if name.lower() == "imagesets"]
-        places = [join(name, "Main") for name in sets] + sets
-        for place in places:
-            names = self.folders.with_suffix(place, ".txt")
-            words = {PurePosixPath(name).stem.lower(): name for name in names}
-            chosen = {word: split for word, split in SPLIT_NAMES.items() if word in words}
-            if "trainval" in words and "train" not in words:
-                chosen["trainval"] = "train"
-            if chosen:
-                self.lists = {}
-                for word, split in chosen.items():
-                    self.reading.splits.add(split)
-                    self._read_list(join(place, words[word]), split)
-                return
-
-    def _read_list(self, path: str, split: str) -> None:
-        assert self.lists is not None
-        faults = FileFindings(path, limit=_MAX_LIST_FAULTS)
-        num_repeated = len(self.repeated)
-        try:
-            text = read_bytes(self.root / path, _MAX_LIST_BYTES).decode("utf-8-sig")
-        except ImageError as fault:
-            if fault.check != "file-empty":  # an empty list is an empty split
-                faults.add("annotations-unreadable", "", fault.reason, fault.value, fault.allowed)
-            text = ""
-        except UnicodeDecodeError as fault:
-            faults.add("annotations-unreadable", "", f"not UTF-8 text: {fault.reason}")
-            text = ""
-        for count, line in enumerate(text.split("\n"), 1):
-            full = faults.is_full() or len(self.repeated) > num_repeated + _MAX_LIST_FAULTS
-            if full or count > _MAX_LIST_LINES:
-                message = "too many lines, or lines that cannot be used; the rest is not read"
-                faults.add("annotations-unreadable", f"line {count}", message)
-                break
-            name = _MEMBERSHIP.sub("", line.strip())
-            if not name:
-                continue
-            place = f"line {count}"
-            try:
-                name = check_relative(name).name
-            except PathEscape as fault:
-                faults.add("path-escape", place, str(fault), name, "the name of an image")
-                continue
-            if PurePosixPath(name).suffix.lower() in EXTENSIONS:
-                name = PurePosixPath(name).stem
-            if name in self.lists:
-                self.repeated.append((name, f"{path}: {place}"))
-                continue
-            self.lists[name] = (split, f"{path}: {place}")
-        self.reading.findings += faults.all()
+        self.lists: VocLists | None = None
+        self.unlisted: list[str] = []  # images with an XML that are on no list
 
     def read_part(self, part: _Part) -> None:
         """Read the XML files of one folder."""
         images: dict[str, list[str]] = {}
         for folder in part.images:
-            for stem, paths in self.folders.images(folder).items():
+            for stem, paths in self.files.images(folder).items():
                 images.setdefault(stem, []).extend(paths)
-        for name in self.folders.with_suffix(part.annotations, ".xml"):
-            faults = FileFindings(join(part.annotations, name))
+        for name in self.files.with_suffix(part.annotations, ".xml"):
+            faults = FileFindings(join(part.annotations, name), limit=_MAX_FAULTS)
             self._read_file(part, images, PurePosixPath(name).stem, faults)
             self.reading.findings += faults.all()
 
@@ -241,7 +183,7 @@ class _Reader:
         same_name = images.get(stem, [])
         faults.image = same_name[0] if same_name else ""
         try:
-            annotation = parse_voc(read_bytes(self.root / faults.name, MAX_BYTES))
+            annotation = parse_voc(read_bytes(self.reading.root / faults.name, MAX_BYTES))
             if annotation.filename:
                 check_relative(annotation.filename)
         except (VocFault, ImageError, PathEscape) as fault:
@@ -273,18 +215,16 @@ class _Reader:
             return
         self.claimed[path] = faults.name
         split = part.split
-        if self.lists is not None:
-            listed = self.lists.get(stem) or self.lists.get(PurePosixPath(path).stem)
-            if listed is None:
+        if self.lists is not None and self.lists.splits:
+            split = self.lists.split_of(stem, PurePosixPath(path).stem)
+            if split is None:
                 self.unlisted.append(path)
                 return
-            self.seen |= {stem, PurePosixPath(path).stem}
-            split = listed[0]
         index = len(self.reading.images)
-        size = _size(annotation, faults)
+        size = declared_size(annotation, faults)
         self.reading.images.append(RawImage(path, split, size, where=faults.name))
         for place, item in enumerate(annotation.objects, 1):
-            row = _object(item, index, f"object {place}", faults)
+            row = read_object(item, index, f"object {place}", faults)
             if row is not None:
                 self.reading.objects.append(row)
 
@@ -295,29 +235,13 @@ class _Reader:
         images = {
             path: stem
             for folder in folders
-            for stem, paths in self.folders.images(folder).items()
+            for stem, paths in self.files.images(folder).items()
             for path in paths
         }
-        for path in images:
-            if path not in self.claimed:
-                message = "an image without an XML file has no label and is not used"
-                findings.append(finding("image-without-label", path, message, image=path))
-        stems = self.seen | set(images.values())
-        missing = FileFindings("ImageSets", limit=_MAX_LIST_FAULTS)
-        allowed = "an image in " + ", ".join(f"{folder or '.'}/" for folder in folders)
-        for name, (_, where) in (self.lists or {}).items():
-            if name not in stems:
-                missing.image = name
-                message = "there is no image of this name"
-                missing.add("file-missing", where.partition("/")[2], message, name, allowed)
-        missing.image = ""
-        findings += missing.all()
-        paths = {stem: path for path, stem in images.items()}
-        for name, where in self.repeated:
-            first = (self.lists or {})[name][1]
-            message = f"this image is on a list a second time; first in {first}"
-            image = paths.get(name, name)
-            findings.append(finding("duplicate-image", where, message, name, image=image))
+        left = [path for path in images if path not in self.claimed]
+        findings += unused_images(left, "without an XML file")
+        if self.lists is not None:
+            self.lists.report(images, list(folders))
         if self.unlisted:
             findings.append(
                 finding(
@@ -336,55 +260,3 @@ def _choose(images: dict[str, list[str]], same_name: list[str], filename: str) -
     candidates = same_name or images.get(PurePosixPath(name).stem) or images.get(name) or []
     exact = [path for path in candidates if PurePosixPath(path).name == name]
     return next(iter(exact or candidates), None)
-
-
-def _size(annotation: VocAnnotation, faults: FileFindings) -> tuple[float, float] | None:
-    texts = [annotation.size.get("width", ""), annotation.size.get("height", "")]
-    if not any(texts):
-        return None
-    width, height = map(number, texts)
-    if width is None or height is None:
-        faults.add("image-row-broken", "size", "width and height must be numbers of pixels", texts)
-        return None
-    return width, height
-
-
-def _object(item: VocObject, image: int, place: str, faults: FileFindings) -> RawObject | None:
-    """One object; None if it cannot be used, which is then in `faults`."""
-    fields = item.fields
-    if item.repeated:
-        names = ", ".join(sorted(item.repeated))
-        faults.add("annotation-broken", place, "these are given twice for one object", names)
-        return None
-    name = fields.get("name", "")
-    fault = name_fault(name)
-    if fault:
-        faults.add("class-name", place, fault, name)
-    difficult = number(fields.get("difficult") or "0")
-    if difficult not in (0, 1):
-        shown = fields["difficult"]
-        faults.add("annotation-broken", place, "difficult must be 0 or 1", shown, "0 or 1")
-    box = _box(fields, place, faults)
-    if fault or box is None:
-        return None
-    where = f"{faults.name}: {place}"
-    return RawObject(image, name, box, None, difficult == 1, where)
-
-
-def _box(fields: dict[str, str], place: str, faults: FileFindings) -> Box | None:
-    texts = [fields.get(corner, "") for corner in ("xmin", "ymin", "xmax", "ymax")]
-    numbers = [value for value in map(number, texts) if value is not None]
-    if len(numbers) != 4:
-        faults.add(
-            "box-broken",
-            place,
-            "bndbox must hold four numbers of pixels: xmin, ymin, xmax, ymax",
-            texts,
-            "for example 10, 20, 40, 60",
-        )
-        return None
-    if all(0 <= value <= 1 for value in numbers) and any(0 < value < 1 for value in numbers):
-        faults.add("box-units", place, "the box is in fractions of the image", numbers, "pixels")
-        return None
-    left, top, right, bottom = numbers
-    return left, top, right - left, bottom - top

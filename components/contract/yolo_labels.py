@@ -1,7 +1,7 @@
 """The lines of YOLO label files: `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 …`.
 
 All numbers but the class are fractions of the image's width or height. A polygon becomes its own
-bounding box, and is kept.
+bounding box, and is kept. What is wrong with the numbers of a box is for the checks to say.
 
 The rule for pixels: edges are rounded to 1/1000 px, and one that lies within a millionth of the
 image's side of a whole pixel is that pixel. Six decimals are exact to half a millionth of the side,
@@ -15,13 +15,12 @@ import math
 import re
 from dataclasses import dataclass
 
-from components.contract.annotation_files import FileFindings, number
+from components.contract.annotation_values import number
+from components.contract.file_findings import FileFindings
 from components.contract.reading import Box
 
 _ROUNDING = 1e-3  # px
 _SNAP = 1e-6  # of the image's side
-# Fractions a little over 1 are boxes that stick out, which has its own check; pixels are beyond.
-_LARGEST_FRACTION = 4.0
 _MAX_LINES = 100_000
 _MAX_NUMBERS = 20_000  # on a line
 _WHOLE = re.compile(r"-?\d{1,18}(\.0+)?", re.ASCII)
@@ -46,6 +45,8 @@ class Label:
     def in_pixels(self, width: int, height: int) -> tuple[Box, str | None]:
         """Box (x, y, width, height) and segmentation (COCO polygons as JSON) in pixels."""
         if self.polygon is not None:
+            if not all(map(math.isfinite, self.polygon)):
+                return (math.nan, math.nan, math.nan, math.nan), None
             xs = [to_pixels(value, width) for value in self.polygon[0::2]]
             ys = [to_pixels(value, height) for value in self.polygon[1::2]]
             flat = [value for point in zip(xs, ys, strict=True) for value in point]
@@ -98,13 +99,10 @@ def _parse(tokens: list[str], count: int, num_extra: int, faults: FileFindings) 
     place = f"line {count}"
     numbers = [value for value in map(number, tokens[1:]) if value is not None]
     is_box = len(tokens) == 5 + num_extra
-    if (
-        not _WHOLE.fullmatch(tokens[0])
-        or len(numbers) != len(tokens) - 1
-        or not (is_box or (not num_extra and len(tokens) >= 7 and len(tokens) % 2))
-    ):
+    is_polygon = not num_extra and len(tokens) >= 7 and len(tokens) % 2 == 1
+    if len(numbers) != len(tokens) - 1 or not (is_box or is_polygon):
         faults.add(
-            "annotation-broken",
+            "box-broken",
             place,
             "must be a class index and four fractions, or a polygon of at least three points",
             " ".join(tokens[:8]),
@@ -112,15 +110,8 @@ def _parse(tokens: list[str], count: int, num_extra: int, faults: FileFindings) 
             "or class x1 y1 x2 y2 x3 y3 …",
         )
         return None
-    if is_box:
-        numbers = numbers[:4]
-    if not all(map(math.isfinite, numbers)):
-        message = "the box or polygon holds NaN or infinity"
-        faults.add("box-not-finite", place, message, numbers, "finite fractions")
-        return None
-    if max(map(abs, numbers)) > _LARGEST_FRACTION:
-        message = "the numbers are no fractions of the image; are they pixels?"
-        faults.add("box-units", place, message, numbers, "fractions from 0 to 1")
+    if not _WHOLE.fullmatch(tokens[0]):
+        faults.add("class-unknown", place, "the class must be an index", tokens[0], "0, 1, 2, …")
         return None
     index = int(tokens[0].partition(".")[0])
     if is_box:

@@ -20,99 +20,34 @@ How lines become boxes: see `yolo_labels`. Files of any content end in findings.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from components.contract.annotation_files import FileFindings, Folders, join
-from components.contract.class_names import name_fault, settle
+from components.contract.class_names import settle
+from components.contract.data_files import DataFiles, is_image, join
+from components.contract.file_findings import FileFindings, read_text
 from components.contract.findings import finding
 from components.contract.paths import PathEscape, check_relative, resolve_inside
-from components.contract.pixels import EXTENSIONS, ImageError, read_bytes, read_size
-from components.contract.reading import SPLIT_NAMES, RawImage, RawObject, Reading
-from components.contract.yolo_labels import parse_labels
-from components.contract.yolo_yaml import read_yaml
+from components.contract.pixels import ImageError, read_size
+from components.contract.reading import RawImage, RawObject, Reading
+from components.contract.yolo_config import YoloConfig, read_config, read_name_file
+from components.contract.yolo_labels import Label, parse_labels
+from components.contract.yolo_parts import (
+    NOT_LABELS,
+    YoloPart,
+    find_files,
+    label_path,
+    labels_of,
+    parts_of,
+)
 from components.errors import DataError
 
-_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
-_NOT_LABELS = {"classes.txt", *(f"{name}.txt" for name in SPLIT_NAMES)}
+__all__ = ["find_files", "label_path", "read_yolo"]
+
 _MAX_LABEL_BYTES = 4_000_000
+_MAX_LABEL_FAULTS = 100  # of one kind that are listed of a file
 _MAX_LIST_BYTES = 16_000_000
 _MAX_LIST_FAULTS = 1000  # of one kind; a list with more is given up
-_MAX_ENTRIES = 100  # folders or lists that a data.yaml names
-
-
-@dataclass
-class _Part:
-    """Images of one split.
-
-    Args:
-        split: None where the data tells none.
-        where: the entry that names them, for messages.
-        folder: that holds them, or None.
-        list_file: that lists them, or None.
-    """
-
-    split: str | None
-    where: str
-    folder: str | None = None
-    list_file: str | None = None
-
-
-@dataclass
-class _Config:
-    """What `data.yaml` says, or the lack of it.
-
-    Args:
-        name: of the file, for messages; the root's name without one.
-        names: class names by index; None if there are none.
-        num_extra: numbers of keypoints behind each box.
-        base: folder to which its entries are relative.
-    """
-
-    name: str
-    content: dict[str, Any] = field(default_factory=dict)
-    names: dict[int, str] | None = None
-    num_extra: int = 0
-    base: str = ""
-
-
-def find_files(root: Path) -> list[Path]:
-    """`data.yaml`, or else the label files of a data root, sorted; empty if there are none.
-
-    Only names are looked at.
-    """
-    folders = Folders(root, [])
-    files = set(folders.files(""))
-    found = [root / name for name in _YAML_NAMES if name in files][:1]
-    if found:
-        return found
-    return sorted(
-        root / folder / name
-        for images in dict.fromkeys(part.folder or "images" for part in _layout(folders))
-        for folder in folders.walk(_labels_of(images))
-        for name in folders.with_suffix(folder, ".txt")
-        if name.lower() not in _NOT_LABELS
-    )
-
-
-def label_path(image: str) -> str:
-    """Path of the label file of an image, both relative to the data root."""
-    path = PurePosixPath(image).with_suffix(".txt")
-    parts = list(path.parts)
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            parts[place] = "labels"
-            break
-    return "/".join(parts)
-
-
-def _labels_of(folder: str) -> str:
-    """The folder of the label files of the images in a folder."""
-    return label_path(join(folder, "x")).rpartition("/")[0]
 
 
 def read_yolo(root: Path, classes: Sequence[str] | None = None) -> Reading:
@@ -129,13 +64,14 @@ def read_yolo(root: Path, classes: Sequence[str] | None = None) -> Reading:
     """
     if not find_files(root):
         raise DataError(f"{root}: no YOLO data, such as data.yaml or labels/train/1.txt")
-    reading = Reading(root, "yolo", "detection")
-    reader = _Reader(root, reading)
-    config = reader.read_config()
+    reading = Reading(root, "yolo", "detection", fractions=True)
+    files = DataFiles(root, reading.findings)
+    config = read_config(files)
     if config is None:
         return reading
+    reader = _Reader(reading, files)
     reader.settle_names(config, classes)
-    for part in reader.parts(config):
+    for part in parts_of(files, config):
         if part.split:
             reading.splits.add(part.split)
         reader.read_part(part, config)
@@ -144,91 +80,20 @@ def read_yolo(root: Path, classes: Sequence[str] | None = None) -> Reading:
     return reading
 
 
-def _layout(folders: Folders) -> list[_Part]:
-    """The parts of a root without a data.yaml."""
-    top = folders.folders("")
-
-    def split_folders(parent: str) -> Iterator[tuple[str, str]]:
-        for name in folders.folders(parent):
-            if name.lower() in SPLIT_NAMES:
-                yield name, SPLIT_NAMES[name.lower()]
-
-    if "images" in top and "labels" in top:
-        parts = [
-            _Part(split, f"images/{name}", f"images/{name}")
-            for name, split in split_folders("images")
-        ]
-        if parts:
-            return parts
-        lists = [(f"{word}.txt", split) for word, split in SPLIT_NAMES.items()]
-        present = set(folders.files(""))
-        parts = [_Part(split, name, list_file=name) for name, split in lists if name in present]
-        return parts or [_Part(None, "images", "images")]
-    return [
-        _Part(split, f"{name}/images", f"{name}/images")
-        for name, split in split_folders("")
-        if "images" in folders.folders(name) and ("labels" in folders.folders(name))
-    ]
-
-
 class _Reader:
     """Reads the parts of one data root into `reading`."""
 
-    def __init__(self, root: Path, reading: Reading) -> None:
-        self.root, self.reading = root, reading
-        self.folders = Folders(root, reading.findings)
+    def __init__(self, reading: Reading, files: DataFiles) -> None:
+        self.root, self.reading, self.files = reading.root, reading, files
         self.named: dict[str, str] = {}  # path of an image: where it was named first
         self.names: dict[int, str | None] = {}  # class index: its name; None if it is not wanted
         self.label_folders: dict[str, str] = {}  # folder of labels: its folder of images
 
-    def read_config(self) -> _Config | None:
-        """What `data.yaml` says; None if it cannot be read, which is then a finding."""
-        present = set(self.folders.files(""))
-        name = next((name for name in _YAML_NAMES if name in present), None)
-        if name is None:
-            return _Config(self.root.name)
-        faults = FileFindings(name)
-        config = _Config(name)
-        try:
-            config.content = read_yaml(self.root / name)
-            config.names = _names(config.content, faults)
-            config.num_extra = _num_extra(config.content)
-            config.base = self._base(config.content.get("path", ""), faults)
-        except DataError as fault:
-            faults.add("annotations-unreadable", "", str(fault))
-            return None
-        finally:
-            self.reading.findings += faults.all()
-        return config
-
-    def _base(self, path: Any, faults: FileFindings) -> str:
-        if not isinstance(path, str):
-            raise DataError("path must be text: a folder inside the data")
-        if path in ("", ".", "./", "~", "null"):
-            return ""
-        try:
-            inside = resolve_inside(self.root, path)
-            if inside.is_dir():
-                return inside.relative_to(self.root).as_posix()
-            reason = "there is no such folder in the data"
-        except PathEscape as fault:
-            reason = str(fault)
-        except OSError as fault:
-            reason = fault.strerror or "the path cannot be followed"
-        faults.add(
-            "folder-ignored",
-            "path",
-            f"{reason}; train, val and test are looked up in the data root instead",
-            path,
-            "a folder inside the data, or no path at all",
-        )
-        return ""
-
-    def settle_names(self, config: _Config, classes: Sequence[str] | None) -> None:
+    def settle_names(self, config: YoloConfig, classes: Sequence[str] | None) -> None:
         """Fix the class list, and the name of each class index."""
         names = config.names
         if names is None:
-            names = self._name_file()
+            names = read_name_file(self.files)
         if names is None and classes is not None:
             names = dict(enumerate(classes))
         found = list((names or {}).values())
@@ -239,80 +104,11 @@ class _Reader:
             index: name if name in known else None for index, name in (names or {}).items()
         }
 
-    def _name_file(self) -> dict[int, str] | None:
-        for path in _NAME_FILES:
-            folder, _, name = path.rpartition("/")
-            if name not in self.folders.files(folder):
-                continue
-            faults = FileFindings(path)
-            text = self._read_text(path, _MAX_LABEL_BYTES, faults)
-            rows = (text or "").rstrip().split("\n") if text and text.strip() else []
-            names = _checked_names({index: row.strip() for index, row in enumerate(rows)}, faults)
-            self.reading.findings += faults.all()
-            return names
-        return None
-
-    def parts(self, config: _Config) -> list[_Part]:
-        """Where the images are."""
-        entries = [
-            (key, SPLIT_NAMES[key.lower()], value)
-            for key, value in config.content.items()
-            if key.lower() in SPLIT_NAMES and value not in ("", "~", "null")
-        ]
-        if not entries:
-            return _layout(self.folders)
-        parts = []
-        faults = FileFindings(config.name)
-        for key, split, value in entries:
-            given = value if isinstance(value, list) else [value]
-            if len(given) > _MAX_ENTRIES:
-                allowed = f"at most {_MAX_ENTRIES}"
-                faults.add("annotations-unreadable", key, "too many entries", len(given), allowed)
-            for entry in given[:_MAX_ENTRIES]:
-                part = self._part(config.base, key, split, entry, faults)
-                if part is not None:
-                    parts.append(part)
-        self.reading.findings += faults.all()
-        return parts
-
-    def _part(
-        self, base: str, key: str, split: str, entry: Any, faults: FileFindings
-    ) -> _Part | None:
-        allowed = "a folder, a list file, or a list of them, inside the data"
-        if not isinstance(entry, str):
-            faults.add(
-                "annotations-unreadable", key, "must be text, or a list of it", entry, allowed
-            )
-            return None
-        path = entry.strip().removeprefix("./")
-        climbs = path.startswith("../")
-        while path.startswith("../"):
-            path = path[3:]
-        try:
-            for place in dict.fromkeys((join(base, path or "."), path or ".")):
-                found = resolve_inside(self.root, place)
-                if found.is_dir():
-                    folder = found.relative_to(self.root).as_posix()
-                    return _Part(split, f"{faults.name}: {key}", "" if folder == "." else folder)
-                if found.is_file():
-                    return _Part(split, f"{faults.name}: {key}", list_file=place)
-            if climbs:
-                raise PathEscape(f"the path climbs out of the data, which holds no {path}")
-        except PathEscape as fault:
-            faults.add("path-escape", key, str(fault), entry, allowed)
-            return None
-        except OSError:  # a name that is too long
-            pass
-        # An export often names a test folder that it did not write.
-        check = "folder-ignored" if split == "test" else "annotations-unreadable"
-        faults.add(check, key, "there is no such folder or list file in the data", entry, allowed)
-        return None
-
-    def read_part(self, part: _Part, config: _Config) -> None:
+    def read_part(self, part: YoloPart, config: YoloConfig) -> None:
         """Read the images of one part, and their labels."""
         if part.folder is not None:
-            labels = _labels_of(part.folder)
-            for place in self.folders.walk(labels):
+            labels = labels_of(part.folder)
+            for place in self.files.walk(labels):
                 images = join(part.folder, place[len(labels) :].lstrip("/"))
                 self.label_folders.setdefault(place, images.rstrip("/"))
         num_images = num_labels = 0
@@ -340,16 +136,16 @@ class _Reader:
                 )
             )
 
-    def _images(self, part: _Part, faults: FileFindings) -> Iterator[tuple[str, str]]:
+    def _images(self, part: YoloPart, faults: FileFindings) -> Iterator[tuple[str, str]]:
         """Paths of a part's images, and the place that names each."""
         if part.folder is not None:
-            for folder in self.folders.walk(part.folder):
-                for paths in self.folders.images(folder).values():
+            for folder in self.files.walk(part.folder):
+                for paths in self.files.images(folder).values():
                     for path in paths:
                         yield path, path
             return
         assert part.list_file is not None
-        text = self._read_text(part.list_file, _MAX_LIST_BYTES, faults) or ""
+        text = read_text(self.root, part.list_file, _MAX_LIST_BYTES, faults) or ""
         beside = PurePosixPath(part.list_file).parent.as_posix()
         for count, line in enumerate(text.split("\n"), 1):
             name = line.strip().removeprefix("./")
@@ -375,69 +171,57 @@ class _Reader:
 
     def _listed(self, name: str, beside: str) -> str | None:
         check_relative(name)
-        if PurePosixPath(name).suffix.lower() not in EXTENSIONS:
+        if not is_image(name):
             return None
         for place in dict.fromkeys((name, join(beside, name))):
             path = resolve_inside(self.root, place)
             folder = path.parent.relative_to(self.root).as_posix()
-            if path.name in self.folders.files(folder):
+            if path.name in self.files.files(folder):
                 return join(folder, path.name)
         return None
 
-    def _read_image(self, path: str, split: str | None, where: str, config: _Config) -> bool:
+    def _read_image(self, path: str, split: str | None, where: str, config: YoloConfig) -> bool:
         """Append one image and its objects; whether it has a label file."""
         index = len(self.reading.images)
         self.reading.images.append(RawImage(path, split, None, where=where))
         name = label_path(path)
         folder, _, file_name = name.rpartition("/")
         self.label_folders.setdefault(folder, path.rpartition("/")[0])
-        if file_name not in self.folders.files(folder):
+        if file_name not in self.files.files(folder):
             return False
-        faults = FileFindings(name, path)
-        text = self._read_text(name, _MAX_LABEL_BYTES, faults)
-        labels = parse_labels(text or "", config.num_extra, faults)
+        faults = FileFindings(name, path, _MAX_LABEL_FAULTS)
+        text = read_text(self.root, name, _MAX_LABEL_BYTES, faults)
+        self._add_objects(index, parse_labels(text or "", config.num_extra, faults), faults)
+        self.reading.findings += faults.all()
+        return True
+
+    def _add_objects(self, image: int, labels: list[Label], faults: FileFindings) -> None:
         size = None
         if labels:
             try:
-                size = read_size(self.root / path)
+                size = read_size(self.root / self.reading.images[image].path)
             except ImageError:
                 size = None  # the pass over the pixels says what is wrong with the image
         for label in labels:
             place = f"line {label.line}"
             if label.class_index not in self.names:
                 if self.names:
-                    message = "there is no class of this index"
-                    allowed = f"0 to {max(self.names)}"
+                    message, allowed = "there is no class of this index", f"0 to {max(self.names)}"
                     faults.add("class-unknown", place, message, label.class_index, allowed)
                 continue
-            class_name = self.names[label.class_index]
-            if size is None or class_name is None:
+            name = self.names[label.class_index]
+            if size is None or name is None:
                 continue
-            box, segmentation = label.in_pixels(*size)
-            self.reading.objects.append(
-                RawObject(index, class_name, box, None, False, f"{name}: {place}", segmentation)
-            )
-        self.reading.findings += faults.all()
-        return True
-
-    def _read_text(self, path: str, max_bytes: int, faults: FileFindings) -> str | None:
-        """A file's text; an empty one is the empty text. None, with a finding, if unreadable."""
-        try:
-            return read_bytes(self.root / path, max_bytes).decode("utf-8-sig")
-        except ImageError as fault:
-            if fault.check == "file-empty":
-                return ""
-            faults.add("annotations-unreadable", "", fault.reason, fault.value, fault.allowed)
-        except UnicodeDecodeError as fault:
-            faults.add("annotations-unreadable", "", f"not UTF-8 text: {fault.reason}")
-        return None
+            box, mask = label.in_pixels(*size)
+            where = f"{faults.name}: {place}"
+            self.reading.objects.append(RawObject(image, name, box, None, False, where, mask))
 
     def report_left_over(self) -> None:
         """Label files without an image."""
         for labels, images in self.label_folders.items():
-            stems = self.folders.images(images)
-            for name in self.folders.with_suffix(labels, ".txt"):
-                if PurePosixPath(name).stem not in stems and name.lower() not in _NOT_LABELS:
+            stems = self.files.images(images)
+            for name in self.files.with_suffix(labels, ".txt"):
+                if PurePosixPath(name).stem not in stems and name.lower() not in NOT_LABELS:
                     self.reading.findings.append(
                         finding(
                             "label-without-image",
@@ -447,66 +231,3 @@ class _Reader:
                             f"an image in {images or '.'}/",
                         )
                     )
-
-
-def _names(content: dict[str, Any], faults: FileFindings) -> dict[int, str] | None:
-    """Class names by index, as `names` of a data.yaml gives them."""
-    value = content.get("names")
-    if value in (None, "", "~", "null"):
-        return None
-    if isinstance(value, list):
-        rows = dict(enumerate(value))
-    elif isinstance(value, dict):
-        rows = {}
-        for key, name in value.items():
-            if not (key.isascii() and key.isdigit() and len(key) < 10):
-                faults.add("category-broken", f"names.{key}", "the key must be a class index", key)
-            elif int(key) in rows:
-                faults.add(
-                    "duplicate-category-id", f"names.{key}", "this index is given twice", key
-                )
-            else:
-                rows[int(key)] = name
-        gaps = sorted(set(range(len(rows))) - set(rows))
-        if gaps:
-            message = "the class indices must count from 0 without a gap"
-            faults.add("category-broken", "names", message, sorted(rows), f"{gaps[0]} is missing")
-    else:
-        raise DataError("names must be a list of class names, or class names by index")
-    count = content.get("nc")
-    if count is not None and str(count).strip() != str(len(rows)):
-        message = "nc, the number of classes, differs from the number of names"
-        faults.add("categories-differ", "nc", message, count, str(len(rows)))
-    return _checked_names(rows, faults)
-
-
-def _checked_names(rows: dict[int, Any], faults: FileFindings) -> dict[int, str]:
-    names: dict[int, str] = {}
-    taken: set[str] = set()
-    for index, name in sorted(rows.items()):
-        fault = name_fault(name)
-        if fault:
-            faults.add("class-name", f"names.{index}", fault, name)
-        elif name in taken:
-            faults.add("duplicate-class", f"names.{index}", "this class is named twice", name)
-        else:
-            names[index] = name
-            taken.add(name)
-    return names
-
-
-def _num_extra(content: dict[str, Any]) -> int:
-    """Numbers behind each box of a pose data set: `kpt_shape` is [keypoints, 2 or 3]."""
-    shape = content.get("kpt_shape")
-    if shape is None:
-        return 0
-    if (
-        not isinstance(shape, list)
-        or len(shape) != 2
-        or not all(
-            isinstance(item, str) and item.isascii() and item.isdigit() and len(item) < 5
-            for item in shape
-        )
-    ):
-        raise DataError("kpt_shape must be a list of two whole numbers")
-    return math.prod(map(int, shape))

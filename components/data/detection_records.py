@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from components.contract.class_names import name_fault
-from components.contract.coco_reader import _FileReader, find_files, split_word
-from components.contract.reading import SPLIT_NAMES, Reading
+from components.contract.coco_reader import find_files, read_coco_file
+from components.contract.reading import Reading
+from components.contract.split_words import split_of, split_word
 from components.data.image_records import Row, read_rows, refuse_errors
 from components.errors import DataError
 
@@ -84,8 +85,7 @@ def find_coco_file(root: Path, split: str) -> Path | None:
     """
     found = []
     for file in find_files(root):
-        word = split_word(file.relative_to(root).as_posix())
-        if word and SPLIT_NAMES[word.rstrip("0123456789").lower()] == split:
+        if split_of(split_word(file.relative_to(root).as_posix())) == split:
             found.append(file)
     if len(found) > 1:
         usual = [file for file in found if file.stem.endswith("2017")]
@@ -114,19 +114,10 @@ def read_coco_records(data_dir: Path, file: Path, images_dir: Path | None) -> De
         raise DataError(f"{file}: there is no such file; it must be a COCO JSON file")
     file, folder = file.resolve(), (images_dir or data_dir).resolve()
     root = Path(os.path.commonpath([file.parent, folder]))
-    reader = _FileReader(root, file, {})
     inside = folder.relative_to(root).as_posix()
-    if images_dir is not None:
-        reader.folders = ["" if inside == "." else inside]
-    elif inside != ".":
-        reader.folders = [f"{inside}/{name}".rstrip("/") for name in reader.folders]
-    reading = Reading(root, "coco", "detection")
-    categories: dict[int, str] = {}
-    if reader.content is not None:
-        categories = dict(sorted(reader.categories().items()))
-        reading.classes = tuple(categories.values())
-        reader.read_rows(reading, categories)
-    refuse_errors(reader.findings, file)
+    below = "" if inside == "." else inside
+    reading, categories = read_coco_file(root, file, below, only=images_dir is not None)
+    refuse_errors(reading.findings, file)
     if not reading.images:
         raise DataError(f"{file}: it names no image")
     for image in reading.images if root != folder else []:

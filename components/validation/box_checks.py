@@ -13,6 +13,7 @@ import numpy as np
 from components.contract.findings import Finding, finding
 from components.contract.reading import RawObject, Reading
 from components.validation.ledger import Offenders
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
 
 _ROUNDING = 1.0  # pixels a box may stick out: tools round, and count from 0 or 1
@@ -22,8 +23,16 @@ _LONG_BOX = 50.0  # longer side over shorter
 _SAME_BOX = 0.95  # IoU
 _MANY_BOXES = 300
 _NEIGHBOURS = 32  # boxes that begin near a box and are compared with it
+_BLOCK = 8192  # boxes compared at once
 _UNIT = 1.0 + 1e-6  # where fractions end
+_UNIT_SIDE = 2.0  # pixels: from here on the sides of a box cannot be fractions
+_FARTHEST = 1e9  # pixels
 _UNIT_IMAGE = 8  # pixels: in smaller images fractions and pixels cannot be told apart
+# Whether boxes are written as fractions: message, and what is allowed.
+_UNITS = {
+    False: ("the box lies within 0 to 1: a fraction of the image, not pixels", "pixels"),
+    True: ("the box is in pixels, not in fractions of the image", "fractions from 0 to 1"),
+}
 
 Describe = Callable[[RawObject, int], Finding]
 
@@ -37,7 +46,7 @@ class _Boxes:
         images: [N] position in `Reading.images`.
         xywh: [N, 4] pixels.
         sizes: [N, 2] width and height of the box's image, pixels; NaN if it cannot be decoded.
-        finite: [N] all four numbers are finite.
+        finite: [N] all four numbers are finite, and such as the tables can hold.
         sound: [N] finite, with a width and a height.
     """
 
@@ -50,17 +59,21 @@ class _Boxes:
 
 
 def check_boxes(
-    reading: Reading, facts: Sequence[ImageFacts], training_size: tuple[int, int] | None
+    reading: Reading,
+    facts: Sequence[ImageFacts],
+    columns: ObjectColumns,
+    training_size: tuple[int, int] | None,
 ) -> Iterator[Finding | Offenders]:
     """Boxes that are none, do not fit their image, are of an odd size, or repeat another.
 
     Args:
         reading: what the reader found.
         facts: of each image of `reading.images`.
+        columns: of its objects.
         training_size: height and width that images are brought to, keeping their aspect, before
             training; None judges tiny boxes at the size they have.
     """
-    boxes = _boxes(reading, facts)
+    boxes = _boxes(facts, columns)
     if not len(boxes.rows):
         return
     x, y, width, height = boxes.xywh.T
@@ -85,19 +98,14 @@ def check_boxes(
     def inside(row: int) -> str:
         return f"inside 0, 0, {image_width[row]:g}, {image_height[row]:g}"
 
-    units = "box-units"
-    fractions = boxes.sound & (boxes.xywh >= 0).all(axis=1)
-    fractions &= (x + width <= _UNIT) & (y + height <= _UNIT)
-    fractions &= boxes.sizes.min(axis=1) >= _UNIT_IMAGE
-    whole = (boxes.xywh == np.round(boxes.xywh)).all(axis=1)
-    if boxes.sound.any() and fractions[boxes.sound].all() and not whole.all():
-        message = "all boxes lie within 0 to 1: these are fractions of the image, not pixels"
-        first = reading.objects[boxes.rows[np.flatnonzero(fractions)[0]]]
-        yield finding(units, reading.root.name, message, first.box, "pixels")
+    wrong_unit, surely = _wrong_unit(boxes, reading.fractions)
+    message, allowed = _UNITS[reading.fractions]
+    if boxes.sound.any() and wrong_unit[boxes.sound].all() and surely.any():
+        first = reading.objects[boxes.rows[np.flatnonzero(wrong_unit)[0]]]
+        yield finding("box-units", reading.root.name, f"all boxes: {message}", first.box, allowed)
     else:
-        fractions &= ~whole  # 0, 0, 1, 1 may be one pixel
-        message = "the box lies within 0 to 1: these are fractions of the image, not pixels"
-        yield from offenders(units, fractions, simple(units, message, "pixels"))
+        wrong_unit &= surely
+        yield from offenders("box-units", wrong_unit, simple("box-units", message, allowed))
     yield from offenders(
         "box-not-finite",
         ~boxes.finite,
@@ -108,8 +116,9 @@ def check_boxes(
         boxes.finite & ~boxes.sound,
         simple("box-empty", "the box has no width or no height", "width > 0 and height > 0"),
     )
+    judged = boxes.sound & ~wrong_unit  # where it lies is not known before the unit is
     outside = (x >= image_width) | (y >= image_height) | (x + width <= 0) | (y + height <= 0)
-    outside &= boxes.sound & ~np.isnan(image_width)
+    outside &= judged & ~np.isnan(image_width)
     yield from offenders(
         "box-outside",
         outside,
@@ -121,7 +130,7 @@ def check_boxes(
     sticks_out = edges.max(axis=0)
     yield from offenders(
         "box-partly-outside",
-        boxes.sound & ~outside & (sticks_out > _ROUNDING),
+        judged & ~outside & (sticks_out > _ROUNDING),
         lambda item, row: simple(
             "box-partly-outside",
             f"the box sticks out of the image by {sticks_out[row]:g} px and will be cut",
@@ -130,13 +139,13 @@ def check_boxes(
     )
     yield from offenders(
         "large-box",
-        boxes.sound & ~outside & (width * height > _LARGE_BOX * image_width * image_height),
+        judged & ~outside & (width * height > _LARGE_BOX * image_width * image_height),
         simple("large-box", "the box covers nearly the whole image", f"at most {_LARGE_BOX:.0%}"),
     )
     side = np.minimum(width, height) * _scales(boxes.sizes, training_size)
     yield from offenders(
         "tiny-box",
-        boxes.sound & ~fractions & (side < _TINY_BOX),
+        judged & (side < _TINY_BOX),
         lambda item, row: simple(
             "tiny-box",
             f"a very small box: {side[row]:.1f} px at training size"
@@ -157,19 +166,16 @@ def check_boxes(
         yield finding(
             "many-boxes", path, "very many boxes", int(numbers[index]), allowed, image=path
         )
-    yield from _check_repeated(reading, boxes)
+    yield from _check_repeated(reading, columns, boxes)
 
 
-def _check_repeated(reading: Reading, boxes: _Boxes) -> Iterator[Offenders]:
+def _check_repeated(reading: Reading, columns: ObjectColumns, boxes: _Boxes) -> Iterator[Offenders]:
     """Boxes that lie on another of the same image; each is reported once."""
-    crowd = np.array([reading.objects[row].is_crowd for row in boxes.rows], dtype=bool)
-    keep = np.flatnonzero(boxes.sound & ~crowd)
+    keep = np.flatnonzero(boxes.sound & ~columns.is_crowd[boxes.rows])
     first, second = _repeats(boxes.images[keep], boxes.xywh[keep])
     images = boxes.images[keep[second]]
     first, second = boxes.rows[keep[first]], boxes.rows[keep[second]]
-    labels = ((reading.objects[one].label, reading.objects[two].label)
-              for one, two in zip(first, second, strict=True))  # fmt: skip
-    same = np.array([one == two for one, two in labels], dtype=bool)
+    same = columns.label[first] == columns.label[second]
     for check, message, mask in (
         ("duplicate-box", "the same box twice with the same class", same),
         ("contradictory-box", "the same box with two classes", ~same),
@@ -191,17 +197,35 @@ def _describe_pair(
     return describe
 
 
-def _boxes(reading: Reading, facts: Sequence[ImageFacts]) -> _Boxes:
-    found = [row for row, item in enumerate(reading.objects) if item.box is not None]
-    rows = np.array(found, dtype=np.int64)
-    images = np.array([reading.objects[row].image for row in found], dtype=np.int64)
-    values = [reading.objects[row].box for row in found]
-    xywh = np.array(values, dtype=np.float64).reshape(-1, 4)
+def _boxes(facts: Sequence[ImageFacts], columns: ObjectColumns) -> _Boxes:
+    rows, xywh = columns.boxes
+    images = columns.image[rows]
     each = [(np.nan, np.nan) if fact.fault else (fact.width, fact.height) for fact in facts]
     sizes = np.array(each, dtype=np.float64).reshape(-1, 2)[images]
-    finite = np.asarray(np.isfinite(xywh).all(axis=1))
+    finite = np.asarray((np.abs(xywh) <= _FARTHEST).all(axis=1))  # false for NaN
     sound = finite & (xywh[:, 2] > 0) & (xywh[:, 3] > 0)
     return _Boxes(rows, images, xywh, sizes, finite, sound)
+
+
+def _wrong_unit(boxes: _Boxes, fractions: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Which boxes look as if written in the other unit [N], and which of them surely are [N].
+
+    Args:
+        boxes: in pixels, by the unit that the format has.
+        fractions: the format writes fractions of the image, else pixels.
+    """
+    known = boxes.sound & (boxes.sizes.min(axis=1) >= _UNIT_IMAGE)
+    if not fractions:
+        inside = (boxes.xywh >= 0) & (boxes.xywh <= _UNIT)
+        inside[:, :2] &= boxes.xywh[:, :2] + boxes.xywh[:, 2:] <= _UNIT
+        # 0, 0, 1, 1 may be one pixel.
+        whole = (boxes.xywh == np.round(boxes.xywh)).all(axis=1)
+        return known & inside.all(axis=1), ~whole
+    written = boxes.xywh / np.tile(boxes.sizes, 2)
+    # More than twice the image's size as fractions, but inside of it as pixels.
+    fits = (written[:, 2:] >= _UNIT_SIDE) & (written[:, :2] >= -_ROUNDING)
+    fits &= written[:, :2] + written[:, 2:] <= boxes.sizes + _ROUNDING
+    return known & fits.all(axis=1), np.ones(len(fits), dtype=bool)
 
 
 def _scales(sizes: np.ndarray, training_size: tuple[int, int] | None) -> np.ndarray:
@@ -255,33 +279,29 @@ def _near_pairs(images: np.ndarray, xywh: np.ndarray, axis: int) -> tuple[np.nda
         xywh: [N, 4], sorted by image and the axis.
         axis: 0 or 1.
     """
+    left, top, width, height = np.ascontiguousarray(xywh.T)
+    right, bottom, area = left + width, top + height, width * height
+    start = (left, top)[axis]
     # A box that begins further on shares too little: at IoU t, the shift is at most (1/t - 1) side.
-    slack = 1 / _SAME_BOX - 1
-    start, reach = xywh[:, axis], xywh[:, axis] + slack * xywh[:, axis + 2]
-    across, room = xywh[:, 1 - axis], slack * xywh[:, 3 - axis]
+    reach = start + (1 / _SAME_BOX - 1) * (width, height)[axis]
     repeated = np.zeros(len(xywh), dtype=bool)
-    one = np.arange(len(xywh))
-    none = np.empty(0, dtype=np.int64)
-    firsts, seconds = [none], [none]
-    for step in range(1, _NEIGHBOURS + 1):
-        one = one[: np.searchsorted(one, len(xywh) - step)]
-        one = one[(start[one + step] <= reach[one]) & (images[one] == images[one + step])]
-        if not len(one):
-            break
-        shift = np.abs(across[one] - across[one + step])
-        left = one[shift <= np.maximum(room[one], room[one + step])]
-        left = left[_iou(xywh[left], xywh[left + step]) > _SAME_BOX]
-        firsts.append(left)
-        seconds.append(left + step)
-        # What is like a box that repeats another is, nearly, like that other.
-        repeated[left + step] = True
-        one = one[~repeated[one]]
+    firsts, seconds = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    # Blocks of boxes stay in the processor's cache while they are compared with their neighbours.
+    for block in range(0, len(xywh), _BLOCK):
+        near = np.ones(min(_BLOCK, len(xywh) - block), dtype=bool)
+        for step in range(1, _NEIGHBOURS + 1):
+            near = near[: len(xywh) - block - step]
+            one, two = (slice(at, at + len(near)) for at in (block, block + step))
+            near &= (start[two] <= reach[one]) & (images[one] == images[two])
+            if not near.any():
+                break
+            shared = np.minimum(right[one], right[two]) - np.maximum(left[one], left[two])
+            across = np.minimum(bottom[one], bottom[two]) - np.maximum(top[one], top[two])
+            shared = np.maximum(shared, 0) * np.maximum(across, 0)
+            alike = near & (shared / (area[one] + area[two] - shared) > _SAME_BOX)
+            firsts.append(block + np.flatnonzero(alike))
+            seconds.append(firsts[-1] + step)
+            # What is like a box that repeats another is, nearly, like that other.
+            repeated[seconds[-1]] = True
+            near &= ~repeated[one]
     return np.concatenate(firsts), np.concatenate(seconds)
-
-
-def _iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """IoU of boxes [N, 4] with boxes [N, 4], both x, y, width, height."""
-    begin = np.maximum(one[:, :2], two[:, :2])
-    end = np.minimum(one[:, :2] + one[:, 2:], two[:, :2] + two[:, 2:])
-    shared = np.clip(end - begin, 0, None).prod(axis=1)
-    return shared / (one[:, 2:].prod(axis=1) + two[:, 2:].prod(axis=1) - shared)

@@ -23,6 +23,7 @@ from components.validation import (
     split_checks,
 )
 from components.validation.ledger import Ledger, Offenders, Shared
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
 from components.validation.settings import ValidateSettings
 
@@ -45,14 +46,16 @@ def run_checks(
         settings: limits and severities.
         training_size: height and width of the model's input, pixels; None if it is not known.
     """
-    ledger = check_rows(reading, facts, settings, training_size)
-    check_whole(reading, settings, ledger)
+    columns = ObjectColumns(reading)
+    ledger = check_rows(reading, facts, columns, settings, training_size)
+    check_whole(reading, columns, settings, ledger)
     return ledger.findings()
 
 
 def check_rows(
     reading: Reading,
     facts: Sequence[ImageFacts],
+    columns: ObjectColumns,
     settings: ValidateSettings,
     training_size: tuple[int, int] | None,
 ) -> Ledger:
@@ -63,10 +66,10 @@ def check_rows(
         "files": lambda: image_checks.check_files(facts),
         "images": lambda: image_checks.check_images(reading, facts),
         "names": lambda: image_checks.check_names(reading),
-        "labels": lambda: label_checks.check_labels(reading),
-        "boxes": lambda: box_checks.check_boxes(reading, facts, training_size),
+        "labels": lambda: label_checks.check_labels(reading, columns),
+        "boxes": lambda: box_checks.check_boxes(reading, facts, columns, training_size),
         "groups": lambda: split_checks.check_groups(reading),
-        "copies": lambda: split_checks.check_copies(reading, facts),
+        "copies": lambda: split_checks.check_copies(reading, facts, columns),
         "looks": lambda: looks_checks.check_looks(facts),
         "alike": lambda: near_duplicates.check_near_duplicates(
             reading, facts, settings.near_duplicate_bits
@@ -76,11 +79,14 @@ def check_rows(
     return ledger
 
 
-def check_whole(reading: Reading, settings: ValidateSettings, ledger: Ledger) -> None:
+def check_whole(
+    reading: Reading, columns: ObjectColumns, settings: ValidateSettings, ledger: Ledger
+) -> None:
     """Add to `ledger` what is wrong with the data set as a whole.
 
     Args:
         reading: what the reader found, without the images that are left out.
+        columns: of its objects.
         settings: limits.
         ledger: what was found before.
     """
@@ -91,10 +97,12 @@ def check_whole(reading: Reading, settings: ValidateSettings, ledger: Ledger) ->
             where = reading.root.name
             ledger.add(finding("no-images", where, "there is no usable image", 0, "at least one"))
     checks: dict[str, Callable[[], Found]] = {
-        "classes": lambda: label_checks.check_classes(reading, settings.min_images_per_class)
+        "classes": lambda: label_checks.check_classes(
+            reading, columns, settings.min_images_per_class
+        )
     }
     if reading.images:
-        checks["splits"] = lambda: split_checks.check_splits(reading)
+        checks["splits"] = lambda: split_checks.check_splits(reading, columns)
     _run(checks, ledger)
 
 

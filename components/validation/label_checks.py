@@ -2,58 +2,64 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
+
+import numpy as np
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
+from components.validation.object_columns import ObjectColumns
 
 _IMBALANCE = 20.0  # labels of the most frequent class over those of the rarest
 
 
-def check_labels(reading: Reading) -> Iterator[Finding]:
+def check_labels(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
     """Images with too many labels, or none, for classification."""
     if reading.task != "classification":
         return
+    names = np.unique(columns.image * len(reading.classes) + columns.label)
+    num_labels = columns.objects_per_image
+    num_names = np.bincount(names // max(len(reading.classes), 1), minlength=len(reading.images))
+    odd = num_names < num_labels
+    if not reading.multi_label:
+        odd |= num_labels != 1
     labels: dict[int, list[str]] = defaultdict(list)
-    for item in reading.objects:
-        labels[item.image].append(item.label)
-    for index, image in enumerate(reading.images):
-        found = labels.get(index, [])
-        if len(set(found)) < len(found):
+    for row in np.flatnonzero(odd[columns.image]):
+        labels[int(columns.image[row])].append(reading.objects[row].label)
+    for index in np.flatnonzero(odd).tolist():
+        image, found = reading.images[index], labels.get(index, [])
+        if num_names[index] < num_labels[index]:
             message, allowed = "a label is named twice", "each label once"
-        elif not reading.multi_label and len(found) > 1:
+        elif found:
             message, allowed = "more than one label, but the data has one an image", "one label"
-        elif not reading.multi_label and not found:
-            message, allowed = "the image has no label", "one label"
         else:
-            continue
+            message, allowed = "the image has no label", "one label"
         yield finding(
             "label-row-broken", image.path, message, sorted(found), allowed, image=image.path
         )
 
 
-def check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
+def check_classes(reading: Reading, columns: ObjectColumns, min_images: int) -> Iterator[Finding]:
     """Classes that are not there, rare, or out of balance; images without an object.
 
     Args:
         reading: what the reader found.
+        columns: of its objects.
         min_images: a class on fewer images is rare.
     """
-    images: dict[str, set[int]] = {name: set() for name in reading.classes}
-    numbers: Counter[str] = Counter()
-    for item in reading.objects:
-        images[item.label].add(item.image)
-        numbers[item.label] += 1
-    for name, members in images.items():
-        if not members:
+    labels = np.bincount(columns.label, minlength=len(reading.classes)).tolist()
+    numbers = {name: num for name, num in zip(reading.classes, labels, strict=True) if num}
+    num_each = columns.images_per_class.tolist()
+    for name, num_images in zip(reading.classes, num_each, strict=True):
+        if not num_images:
             yield finding("class-unused", name, "no image has this class")
-        elif len(members) < min_images:
+        elif num_images < min_images:
             yield finding(
                 "class-rare",
                 name,
                 "a class on few images",
-                len(members),
+                num_images,
                 f"at least {min_images} (validate.min_images_per_class)",
             )
     if numbers:
@@ -69,12 +75,12 @@ def check_classes(reading: Reading, min_images: int) -> Iterator[Finding]:
                 f"at most {_IMBALANCE:g} to 1",
             )
     if reading.task == "detection" or reading.multi_label:
-        yield from _check_background(reading)
+        yield from _check_background(reading, columns)
 
 
-def _check_background(reading: Reading) -> Iterator[Finding]:
-    empty = sorted(set(range(len(reading.images))) - {item.image for item in reading.objects})
-    if empty:
+def _check_background(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
+    empty = np.flatnonzero(columns.objects_per_image == 0)
+    if len(empty):
         # Images without objects are good examples of background: one line for all of them.
         names = ", ".join(reading.images[index].path for index in empty[:3])
         more = ", …" if len(empty) > 3 else ""

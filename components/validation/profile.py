@@ -6,8 +6,6 @@ beyond the outer edges count in the outer bins.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from components.contract.reading import Box, Reading
+from components.contract.reading import Reading
 from components.contract.tables import Task
 from components.errors import DataError
 from components.files import read_json
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
 
 VERSION = 1
@@ -35,13 +34,16 @@ EDGES: dict[str, tuple[float, ...]] = {
 ColumnKind = Literal["text", "number", "boolean", "mixed", "empty"]
 
 
-def profile(reading: Reading, facts: Sequence[ImageFacts]) -> dict[str, Any]:
+def profile(
+    reading: Reading, facts: Sequence[ImageFacts], columns: ObjectColumns | None = None
+) -> dict[str, Any]:
     """Describe a data set; the same data gives the same content, whatever the order of its rows.
 
     Args:
         reading: the data set.
         facts: of each image of `reading.images`, in the same order; images with a fault do not
             count, nor do their objects.
+        columns: of the objects, if they have been made.
 
     Returns:
         Plain JSON: `version`, `task`, `multi_label`, `num_images`, `num_objects`,
@@ -52,36 +54,38 @@ def profile(reading: Reading, facts: Sequence[ImageFacts]) -> dict[str, Any]:
         to 255; `aspect` is width over height; `box_size` the square root of a box's share of the
         image. The keys of boxes are there for detection only.
     """
-    usable = [not fact.fault for fact in facts]
-    objects = [item for item in reading.objects if usable[item.image]]
-    with_objects = {item.image for item in objects}
+    usable = np.array([not fact.fault for fact in facts], dtype=bool)
+    columns = columns or ObjectColumns(reading)
+    counted = usable[columns.image]
     kept = [fact for fact in facts if not fact.fault]
-    values: dict[str, list[float]] = {
-        "brightness": [fact.brightness for fact in kept],
-        "megapixels": [fact.width * fact.height / 1e6 for fact in kept],
-        "aspect": [fact.width / fact.height for fact in kept],
+    width, height = (
+        np.array([getattr(fact, side) for fact in kept], dtype=np.float64)
+        for side in ("width", "height")
+    )
+    values = {
+        "brightness": np.array([fact.brightness for fact in kept], dtype=np.float64),
+        "megapixels": width * height / 1e6,
+        "aspect": width / height,
     }
     result: dict[str, Any] = {
         "version": VERSION,
         "task": reading.task,
         "multi_label": reading.multi_label,
         "num_images": len(kept),
-        "num_objects": len(objects),
-        "num_without_objects": len(kept) - len(with_objects),
+        "num_objects": int(counted.sum()),
+        "num_without_objects": len(kept) - len(np.unique(columns.image[counted])),
         "classes": list(reading.classes),
         "columns": _columns(reading),
     }
-    counts = Counter(item.label for item in objects)
-    result["labels"] = {name: counts[name] for name in reading.classes}
+    counts = np.bincount(columns.label[counted], minlength=len(reading.classes)).tolist()
+    result["labels"] = dict(zip(reading.classes, counts, strict=True))
     if reading.task == "detection":
-        values["box_size"], place = _boxes(
-            [
-                (item.box, facts[item.image].width, facts[item.image].height)
-                for item in objects
-                if item.box is not None
-            ]
+        rows, boxes = columns.boxes
+        boxes, rows = boxes[counted[rows]], rows[counted[rows]]
+        sizes = np.array([(fact.width, fact.height) for fact in facts], dtype=np.float64)
+        values["box_size"], result["box_place"] = _boxes(
+            boxes, sizes.reshape(-1, 2)[columns.image[rows]]
         )
-        result["box_place"] = place
     result["histograms"] = {name: _histogram(name, items) for name, items in values.items()}
     result["quantiles"] = {name: _quantiles(items) for name, items in values.items()}
     return result
@@ -106,34 +110,33 @@ def _kind(value: Any) -> ColumnKind:
     return "number" if isinstance(value, int | float | np.number) else "text"
 
 
-def _boxes(boxes: list[tuple[Box, int, int]]) -> tuple[list[float], list[int]]:
-    """Relative sizes, and counts of centres on the grid; broken boxes are left out."""
-    sizes: list[float] = []
-    place = [0] * (GRID * GRID)
-    for (x, y, box_width, box_height), width, height in boxes:
-        numbers = (x, y, box_width, box_height)
-        if not all(map(math.isfinite, numbers)) or box_width <= 0 or box_height <= 0:
-            continue
-        sizes.append(math.sqrt(box_width / width) * math.sqrt(box_height / height))
-        column = _cell((x + box_width / 2) / width)
-        row = _cell((y + box_height / 2) / height)
-        place[row * GRID + column] += 1
-    return sizes, place
+def _boxes(xywh: np.ndarray, image_sizes: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Relative sizes, and counts of centres on the grid; broken boxes are left out.
+
+    Args:
+        xywh: [B, 4] pixels.
+        image_sizes: [B, 2] width and height of each box's image, pixels.
+    """
+    sound = np.isfinite(xywh).all(axis=1) & (xywh[:, 2] > 0) & (xywh[:, 3] > 0)
+    begin, sides, image_sizes = xywh[sound, :2], xywh[sound, 2:], image_sizes[sound]
+    with np.errstate(over="ignore"):  # hostile numbers count in the outer cells
+        roots = np.sqrt(sides / image_sizes)
+        centres = (begin + sides / 2) / image_sizes
+        sizes = roots[:, 0] * roots[:, 1]
+    cells = (np.clip(centres, 0.0, 0.999999) * GRID).astype(np.int64)
+    place = np.bincount(cells[:, 1] * GRID + cells[:, 0], minlength=GRID * GRID)
+    return sizes, place.tolist()
 
 
-def _cell(share: float) -> int:
-    return int(min(max(share, 0.0), 0.999999) * GRID)
-
-
-def _histogram(name: str, values: list[float]) -> list[int]:
+def _histogram(name: str, values: np.ndarray) -> list[int]:
     bins = np.searchsorted(EDGES[name], values, side="right")
     return np.bincount(bins, minlength=len(EDGES[name]) + 1).tolist()
 
 
-def _quantiles(values: list[float]) -> dict[str, float]:
-    if not values:
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    if not len(values):
         return {}
-    found = np.quantile(np.array(values), list(_QUANTILES.values()))
+    found = np.quantile(values, list(_QUANTILES.values()))
     return {name: float(f"{value:.4g}") for name, value in zip(_QUANTILES, found, strict=True)}
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from components.contract.findings import Finding, finding
@@ -15,6 +18,7 @@ from components.contract.tables import SPLITS, Dataset, build
 from components.errors import DataError
 from components.validation.checks import check_rows, check_whole
 from components.validation.drift import check_drift
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts, examine_all
 from components.validation.profile import profile
 from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
@@ -52,16 +56,19 @@ class Result:
         """The findings that stop the pipeline."""
         return [item for item in self.findings if self._stops(item)]
 
+    @cached_property
+    def columns(self) -> ObjectColumns:
+        """Of all objects that were read."""
+        return ObjectColumns(self.reading)
+
     def summary(self) -> dict[str, Any]:
         """`num_images`, `num_objects`, `images_per_class`, `splits`: counts of what was read."""
-        images: dict[str, set[int]] = defaultdict(set)
-        for item in self.reading.objects:
-            images[item.label].add(item.image)
+        numbers = self.columns.images_per_class.tolist()
         splits = Counter(image.split or "none" for image in self.reading.images)
         return {
             "num_images": len(self.reading.images),
             "num_objects": len(self.reading.objects),
-            "images_per_class": {name: len(images[name]) for name in self.reading.classes},
+            "images_per_class": dict(zip(self.reading.classes, numbers, strict=True)),
             "splits": {name: splits[name] for name in (*SPLITS, "none") if splits[name]},
         }
 
@@ -138,7 +145,8 @@ def _judged(
 ) -> Result:
     """All checks, the quarantine and the tables; see `validate_reading`."""
     paths = [image.path for image in reading.images]
-    ledger = check_rows(reading, facts, settings, training_size)
+    columns = ObjectColumns(reading)
+    ledger = check_rows(reading, facts, columns, settings, training_size)
     faulty = ledger.faulty if settings.quarantine else {}
     kept, kept_facts = reading, facts
     if faulty:
@@ -148,15 +156,16 @@ def _judged(
             faulty = {}
         else:
             kept, kept_facts = leave_out(reading, facts, faulty.keys())
-    check_whole(kept, settings, ledger)
-    described = profile(kept, kept_facts)
+            columns = ObjectColumns(kept)
+    check_whole(kept, columns, settings, ledger)
+    described = profile(kept, kept_facts, columns)
     before = ledger.num("error", unplaced=bool(faulty))
     if reference is not None:
         ledger.extend(check_drift(described, reference))
     num_drift = ledger.num("error", unplaced=bool(faulty)) - before
     dataset = None
     if not ledger.num("error", unplaced=bool(faulty)):
-        dataset = _dataset(kept, kept_facts)
+        dataset = _dataset(kept, kept_facts, columns)
         try:
             dataset.check()
         except DataError as fault:
@@ -189,7 +198,7 @@ def set_groups(reading: Reading, pattern: str) -> None:
             image.group = found[1]
 
 
-def _dataset(reading: Reading, facts: list[ImageFacts]) -> Dataset:
+def _dataset(reading: Reading, facts: list[ImageFacts], columns: ObjectColumns) -> Dataset:
     images = [
         {
             **(image.columns or {}),
@@ -203,21 +212,20 @@ def _dataset(reading: Reading, facts: list[ImageFacts]) -> Dataset:
         }
         for image, fact in zip(reading.images, facts, strict=True)
     ]
-    # A list a column: a million dicts would take ten times the memory.
+    # A column at a time: a million dicts would take ten times the memory.
     items = reading.objects
-    objects: dict[str, list[Any]] = {
-        "image_id": [item.image for item in items],
-        "label": [item.label for item in items],
+    objects: dict[str, Any] = {
+        "image_id": columns.image,
+        "label": list(map(attrgetter("label"), items)),
     }
     if reading.task == "detection":
-        boxes = [item.box or (0.0, 0.0, 0.0, 0.0) for item in items]
-        for position, name in enumerate(("x", "y", "width", "height")):
-            objects[name] = [box[position] for box in boxes]
-        objects["area"] = [
-            box[2] * box[3] if item.area is None else item.area
-            for item, box in zip(items, boxes, strict=True)
-        ]
-        objects["is_crowd"] = [item.is_crowd for item in items]
-        objects["segmentation"] = [item.segmentation for item in items]
+        xywh = np.zeros((len(items), 4))
+        rows, boxes = columns.boxes
+        xywh[rows] = boxes
+        objects |= dict(zip(("x", "y", "width", "height"), xywh.T, strict=True))
+        areas = np.array(list(map(attrgetter("area"), items)), dtype=np.float64)  # None is NaN
+        objects["area"] = np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas)
+        objects["is_crowd"] = columns.is_crowd
+        objects["segmentation"] = list(map(attrgetter("segmentation"), items))
     tables = build(images, objects, reading.task)
     return Dataset(*tables, reading.classes, reading.task, reading.format, reading.multi_label)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
 from components.validation.ledger import Shared
+from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
 
 _SHARES_APART = 0.25  # total variation distance of class shares
@@ -19,7 +22,7 @@ _ENOUGH = 50  # labels in a split before its shares mean something
 _PRECIOUS = ("train", "val", "test")  # from the first to leave an image out of, to the last
 
 
-def check_splits(reading: Reading) -> Iterator[Finding]:
+def check_splits(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
     """Splits that are missing, empty, or hold classes in ways that training cannot work with."""
     where = reading.root.name
     sizes = Counter(image.split for image in reading.images)
@@ -37,17 +40,14 @@ def check_splits(reading: Reading) -> Iterator[Finding]:
                 ", ".join(sorted(reading.splits)),
                 "train and val, perhaps test; or none, to have them drawn",
             )
-    labels: dict[str, Counter[str]] = defaultdict(Counter)
-    for item in reading.objects:
-        labels[_split(reading, item.image)][item.label] += 1
-    train = labels["train"]
-    for split in ("val", "test"):
-        for name in sorted(set(labels[split]) - set(train)):
+    unsplit, *labels = columns.labels_per_split([None, *_PRECIOUS])
+    train = labels[0] + unsplit  # what has no split, where others have, is for training
+    for split, numbers in zip(_PRECIOUS[1:], labels[1:], strict=True):
+        for place in np.flatnonzero((numbers > 0) & (train == 0)):
+            name = reading.classes[place]
             yield finding("class-not-in-train", split, "a class that the train split lacks", name)
-        here, there = labels[split].total(), train.total()
-        if here >= _ENOUGH and there >= _ENOUGH:
-            names = sorted(set(labels[split]) | set(train))
-            apart = sum(abs(labels[split][name] / here - train[name] / there) for name in names) / 2
+        if min(numbers.sum(), train.sum()) >= _ENOUGH:
+            apart = np.abs(numbers / numbers.sum() - train / train.sum()).sum() / 2
             if apart > _SHARES_APART:
                 yield finding(
                     "class-shares-differ",
@@ -84,7 +84,9 @@ def check_groups(reading: Reading) -> Iterator[Shared]:
         )
 
 
-def check_copies(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
+def check_copies(
+    reading: Reading, facts: Sequence[ImageFacts], columns: ObjectColumns
+) -> Iterator[Finding]:
     """The same content more than once: in two splits, or with different labels, or just so."""
     contents: dict[str, list[int]] = defaultdict(list)
     for index, fact in enumerate(facts):
@@ -92,9 +94,9 @@ def check_copies(reading: Reading, facts: Sequence[ImageFacts]) -> Iterator[Find
             contents[fact.sha256].append(index)
     copies = {index for members in contents.values() if len(members) > 1 for index in members}
     found: dict[int, set[str]] = defaultdict(set)
-    for item in reading.objects:
-        if item.image in copies:
-            found[item.image].add(item.label)
+    for row in np.flatnonzero(np.isin(columns.image, list(copies))):
+        item = reading.objects[row]
+        found[item.image].add(item.label)
     labels = {index: ", ".join(sorted(found[index])) or "none" for index in copies}
     for members in contents.values():
         if len(members) == 1:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hostile import CASES as FILE_CASES
 from hostile import SECRET, Case, content, fixed, json_edit
 
@@ -36,6 +37,32 @@ def _million(content_: dict[str, Any]) -> None:
 
 def _million_broken(content_: dict[str, Any]) -> None:
     content_["annotations"] = [{"id": n, "image_id": "x", "bbox": "y"} for n in range(10**6)]
+
+
+def _piled(columns: Callable[[np.random.Generator, int], list[np.ndarray]]) -> Callable[..., bytes]:
+    """A million boxes on one image, so that each has thousands near it.
+
+    Args:
+        columns: x, y, width and height from a random generator and the number of boxes.
+    """
+
+    def make(data: bytes, outside: Path) -> bytes:
+        number = 10**6
+        values = np.stack(columns(np.random.default_rng(3), number), axis=1).tolist()
+        row = "images/train/train-00000.jpg,bird,{:.3f},{:.3f},{:.3f},{:.3f},96,72,train\r\n"
+        return data + "".join(row.format(*box) for box in values).encode()
+
+    return make
+
+
+_PILES: list[tuple[str, Callable[..., bytes]]] = [
+    ("a little apart", _piled(lambda g, n: [
+        *g.uniform(0, 2, (2, n)), *g.uniform(48, 52, (2, n))])),
+    ("of all sizes", _piled(lambda g, n: [
+        *g.uniform(0, 0.01, (2, n)), *g.uniform(1, 70, (2, n))])),
+    ("just too unlike to be the same", _piled(lambda g, n: [
+        np.ones(n), np.ones(n), 1.055 ** (np.arange(n) % 70), 1.055 ** (np.arange(n) // 70 % 70)])),
+]  # fmt: skip
 
 
 def _swap(old: bytes, new: bytes) -> Callable[[bytes, Path], bytes]:
@@ -206,6 +233,7 @@ CASES: list[Case] = [
          + b"images/train/train-00000.jpg,bird,1,1,9,9,96,72,train\r\n" * 10**6), slow=True),
     Case("CSV: a million rows of nonsense", "csv", content("csv", "labels.csv", lambda data, _:
          data + b"a,b,c\r\n" * 10**6), slow=True),
+    *_cases("csv", "labels.csv", _PILES, "CSV: a million boxes"),
     *_cases("voc", _XML, _TEXT_XML, "XML"),
     Case("XML: 100,000 objects", "voc", content("voc", _XML, lambda data, _: data.replace(
         b"</annotation>", b"<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9"

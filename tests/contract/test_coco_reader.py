@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.contract import coco_reader
+from components.contract import file_findings
 from components.contract.coco_reader import read_coco
 from components.contract.findings import shown
 from components.contract.reading import Reading
@@ -329,7 +329,7 @@ def test_findings_name_the_image_to_leave_out(tmp_path, value, images):
 
 
 def test_every_image_with_an_error_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(coco_reader, "_LISTED", 2)
+    monkeypatch.setattr(file_findings, "LISTED", 2)
     images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(5)]
     for n in range(5):
         write(tmp_path, f"{n}.jpg", "x")
