@@ -11,15 +11,15 @@ Line = dict[str, Any]
 
 TEXT = """# Interrupted training
 
-A training may be interrupted at any moment, by Ctrl-C, by TERM (a scheduler, `docker stop`), by KILL
-or by a machine that goes down, and the same command goes on where it was. It ends with the weights
-and curves that it would have ended with, bit for bit.
+A training may be interrupted at any moment, by Ctrl-C, by TERM (a scheduler, `docker stop`), by
+KILL or by a machine that goes down, and the same command goes on where it was. It ends with the
+weights and curves that it would have ended with, bit for bit.
 
 ## What is kept, where
 
-`.resume/<key>/` holds the last two checkpoints and the best weights so far. The key is a hash of the
-parameters (but for `num_workers` and `checkpoint_minutes`, which change nothing of the result), of
-the prepared data's tables, of the code and of the versions of torch, timm and lightning: a
+`.resume/<key>/` holds the last two checkpoints and the best weights so far. The key is a hash of
+the parameters (but for `num_workers` and `checkpoint_minutes`, which change nothing of the result),
+of the prepared data's tables, of the code and of the versions of torch, timm and lightning: a
 checkpoint of anything else is never taken up. It is not an output of DVC: one that DVC keeps
 (`persist: true`) would be "resumed" after a change of parameters too.
 
@@ -45,10 +45,10 @@ data, and run the same command there.
 ## {num_points} interruptions
 
 Each is a process of `tasks.train` (3 epochs of 6 steps, with mosaic, mixup, multi-scale, a frozen
-backbone at first, a plateau schedule, balanced sampling, dropout where the model has them) that gets
-the signal together with its loader workers, and then the same training again. All exit statuses were
-as they must be, {num_wrong} left anything damaged, ended with other weights or curves, or left
-files behind.
+backbone at first, a plateau schedule, balanced sampling, dropout where the model has them) that
+gets the signal together with its loader workers, and then the same training again. Of these,
+{num_wrong} had another exit status than it must have, left anything damaged, ended with other
+weights or curves, or left files behind.
 
 {tables}
 

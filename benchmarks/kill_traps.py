@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[Any, str, str]] = {
     "at the end of an epoch": (SaveProgress, "on_train_epoch_end", "before"),
     "at the start of an epoch": (SaveProgress, "on_train_epoch_start", "before"),
 }
+AMID_FILES = tuple(PLACES)[:6]
 
 
 def set_trap(place: str, call: int, number: int) -> None:
