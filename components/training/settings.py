@@ -116,6 +116,9 @@ class TrainSettings(Settings):
     patience: int = Field(
         0, ge=0, description="stop after this many epochs without a better validation; 0 never"
     )
+    checkpoint_minutes: float = Field(
+        2.0, ge=0, description="longest time between checkpoints to resume from; 0: every step"
+    )
     num_workers: int = Field(1, ge=0, le=256, description="processes that load batches")
     num_threads: int = Field(0, ge=0, description="CPU threads of torch; 0 means one per core")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
