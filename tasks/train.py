@@ -16,15 +16,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.errors import DataError, ModelError
+from components.errors import DataError, ModelError, TrainingError
 from components.files import sha256, write_text
 from tasks.layout import Layout
 from tasks.params import Params
 from tasks.stage import Figures, main
 
 if TYPE_CHECKING:
-    from components.data.store import StoreInfo
+    from components.data.loaders import PreparedDataModule
+    from components.data.store import PreparedStore, StoreInfo
     from components.models.saved_model import ModelDescription
+    from components.models.vision_module import VisionModule
+    from components.training.fit import FitResult
     from components.training.settings import TrainSettings
 
 
@@ -33,47 +36,33 @@ def train(params: Params, layout: Layout) -> Figures:
 
     Returns:
         `num_epochs`, `best_epoch`, `monitor`, `best`, `train_loss`, `val_loss` (of the best epoch),
-        `seconds`, `num_parameters`.
+        `seconds`, `images_per_second`, `data_share` (of the time, waiting for batches),
+        `num_parameters`.
 
     Raises:
         ModelError: the backbone is not known, its weights cannot be had, or it does not work at
             this image size.
-        TrainingError: the loss is not finite, or nothing was learnt.
+        TrainingError: the loss is not finite, memory is full, or nothing was learnt.
     """
     from components.runtime import configure_torch
 
     settings = params.train
     configure_torch(settings.num_threads, params.base.seed)
 
-    from components.data.loaders import PreparedDataModule
     from components.data.store import PreparedStore
     from components.models.backbones import count_parameters
-    from components.models.saved_model import assert_runs, build_model, save_model
+    from components.models.saved_model import assert_runs, save_model
     from components.training.fit import fit
 
     store = PreparedStore.open(layout.prepared)
-    description = describe(store.info, settings)
-    module = build_model(
-        description,
-        settings.pretrained,
-        **module_options(settings),
-        **task_options(store.info, settings),
-    )
-    data = PreparedDataModule(
-        store,
-        settings.batch_size,
-        description.mean,
-        description.std,
-        settings.augment,
-        params.base.seed,
-        settings.num_workers,
-        settings.epochs,
-        store.info.task == "classification" and settings.classifier.balanced_sampling,
-        description.channels,
-    )
+    description, module = build(store.info, settings)
+    data = batches(store, description, params)
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
     result = fit(module, data, settings, params.base.seed, resume_dir)
+    print(result.time, flush=True)
+    if not (result.beats_trivial or settings.allow_trivial):
+        raise TrainingError(_trivial_text(result))
     save_model(layout.weights, description, result.state)
     columns = sorted({name for row in result.rows for name in row} - {"epoch"})
     lines = [",".join(["epoch", *columns])]
@@ -95,8 +84,50 @@ def train(params: Params, layout: Layout) -> Figures:
         # A model may rank well and still be infinitely sure of one mistake.
         **({"val_loss": best["val_loss"]} if math.isfinite(best["val_loss"]) else {}),
         "seconds": result.seconds,
+        "images_per_second": result.time.images_per_second,
+        "data_share": result.time.shares["data"],
         "num_parameters": count_parameters(module, trainable_only=False),
     }
+
+
+def build(info: StoreInfo, settings: TrainSettings) -> tuple[ModelDescription, VisionModule]:
+    """What these settings stand for on this data: the network's description, and its module."""
+    from components.models.saved_model import build_model
+
+    description = describe(info, settings)
+    options = {**module_options(settings), **task_options(info, settings)}
+    return description, build_model(description, settings.pretrained, **options)
+
+
+def batches(
+    store: PreparedStore, description: ModelDescription, params: Params
+) -> PreparedDataModule:
+    """The training's batches."""
+    from components.data.loaders import PreparedDataModule
+
+    settings = params.train
+    return PreparedDataModule(
+        store,
+        settings.batch_size,
+        description.mean,
+        description.std,
+        settings.augment,
+        params.base.seed,
+        settings.num_workers,
+        settings.epochs,
+        store.info.task == "classification" and settings.classifier.balanced_sampling,
+        description.channels,
+    )
+
+
+def _trivial_text(result: FitResult) -> str:
+    scores = " or ".join(f"{name} {score:.3f}" for name, score in result.trivial.items())
+    return (
+        f"nothing was learnt: the best {result.monitor} is {result.best:.3f}, and no epoch is "
+        f"above {scores}, which takes no training (the most frequent class; no detection). Look at "
+        "the batches (python -m tasks.preview), raise train.epochs or change train.lr; or keep "
+        "such a model with train.allow_trivial: true"
+    )
 
 
 def module_options(settings: TrainSettings) -> dict[str, Any]:
@@ -196,8 +227,9 @@ def resume_key(params: Params, layout: Layout) -> str:
     with nothing left to do.
     """
     digest = hashlib.sha256()
-    for section in (params.base, params.train):
-        digest.update(section.model_dump_json().encode())
+    digest.update(params.base.model_dump_json().encode())
+    # What is allowed decides after the training: to allow more must not cost a new one.
+    digest.update(params.train.model_dump_json(exclude={"allow_trivial"}).encode())
     for file in sorted(layout.prepared.glob("*")):
         digest.update(sha256(file).encode())
     if isinstance(params.train.pretrained, str) and Path(params.train.pretrained).is_file():

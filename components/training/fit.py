@@ -20,8 +20,12 @@ from torch import Tensor
 from components.data.loaders import PreparedDataModule
 from components.errors import TrainingError
 from components.models.vision_module import VisionModule
-from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed, FiniteLoss
+from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed
+from components.training.finite_loss import FiniteLoss
+from components.training.memory import explained_memory_errors
 from components.training.settings import TrainSettings
+from components.training.time_split import StepClock, TimeSplit
+from components.training.trivial import BeatsTrivial, trivial_scores
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class FitResult:
         best: the monitored value there.
         monitor: its name.
         seconds: of this run; an interrupted one's are not in it.
+        time: where these seconds went.
+        trivial: validation metrics of a model that has learnt nothing, by logged name.
+        beats_trivial: whether some epoch was better than that in any of them.
     """
 
     state: dict[str, Tensor]
@@ -43,6 +50,9 @@ class FitResult:
     best: float
     monitor: str
     seconds: float
+    time: TimeSplit
+    trivial: dict[str, float]
+    beats_trivial: bool
 
 
 def fit(
@@ -65,19 +75,23 @@ def fit(
         on_epoch: called with each epoch's figures.
 
     Raises:
-        TrainingError: the loss is not finite, or no epoch gave a value to compare.
+        TrainingError: the loss is not finite, memory is full, or no epoch gave a value to compare.
     """
     monitor = f"val/{module.main_metric}"
     best = BestWeights(resume_dir / "best.safetensors", monitor)
     curves = Curves(
         {"train_loss": "train/loss", "val_loss": "val/loss", module.main_metric: monitor}, on_epoch
     )
-    callbacks: list[Callback] = [EpochSeed(seed), FiniteLoss(), best]
+    clock = StepClock()
+    trivial = BeatsTrivial(trivial_scores(data.store))
+    finite = FiniteLoss(resume_dir / "not-finite.pt")
+    callbacks: list[Callback] = [EpochSeed(seed), finite, best, trivial]
     if settings.ema_decay:
         callbacks.append(Ema(settings.ema_decay, settings.ema_ramp))
     callbacks.append(curves)
     if settings.patience:
         callbacks.append(EarlyStopping(monitor, mode="max", patience=settings.patience))
+    callbacks.append(clock)
     interactive = sys.stderr.isatty()
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))
@@ -103,7 +117,8 @@ def fit(
     checkpoint = resume_dir / "last.ckpt"
     data.first_epoch = _epochs_done(checkpoint)
     started = time.perf_counter()
-    with warnings.catch_warnings():
+    explained = explained_memory_errors(settings, data.store.info.image_size)
+    with warnings.catch_warnings(), explained:
         _ignore_known_warnings()
         trainer.fit(
             module,
@@ -124,6 +139,9 @@ def fit(
         best.best,
         monitor,
         time.perf_counter() - started,
+        clock.split(),
+        trivial.scores,
+        trivial.beaten,
     )
 
 

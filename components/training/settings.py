@@ -116,6 +116,11 @@ class TrainSettings(Settings):
     patience: int = Field(
         0, ge=0, description="stop after this many epochs without a better validation; 0 never"
     )
+    allow_trivial: bool = Field(
+        False,
+        description="true: also a model is kept that is no better than always naming the most "
+        "frequent class, or than finding nothing",
+    )
     num_workers: int = Field(1, ge=0, le=256, description="processes that load batches")
     num_threads: int = Field(0, ge=0, description="CPU threads of torch; 0 means one per core")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
