@@ -104,14 +104,18 @@ def batches(
 ) -> PreparedDataModule:
     """The training's batches."""
     from components.data.loaders import PreparedDataModule
+    from components.training.fitted_augment import fitted
 
     settings = params.train
+    augment, reasons = fitted(settings.augment, store)
+    for reason in reasons:
+        print(reason, flush=True)
     return PreparedDataModule(
         store,
         settings.batch_size,
         description.mean,
         description.std,
-        settings.augment,
+        augment,
         params.base.seed,
         settings.num_workers,
         settings.epochs,
@@ -132,13 +136,15 @@ def _trivial_text(result: FitResult) -> str:
 
 def module_options(settings: TrainSettings) -> dict[str, Any]:
     """How every model is trained; see `components.models.module_options`."""
+    from components.training.recipes import step_lr
+
     schedule: dict[str, Any] = dict(settings.scheduler_options)
     if settings.scheduler not in ("onecycle", "plateau"):
         schedule["warmup_epochs"] = settings.warmup_epochs
     if settings.scheduler == "yolox":
         schedule.setdefault("no_aug_epochs", settings.augment.plain_epochs)
     return {
-        "lr": settings.lr,
+        "lr": step_lr(settings.lr, settings.lr_batch, settings.optimizer, settings.batch_size),
         "weight_decay": settings.weight_decay,
         "optimizer": settings.optimizer,
         "scheduler": settings.scheduler,
