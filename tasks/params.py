@@ -77,8 +77,9 @@ class Params(Settings):
         if not isinstance(tree, dict):
             return tree
         base, train = tree.get("base"), tree.get("train", {})
-        if isinstance(base, dict) and isinstance(base.get("task"), str) and isinstance(train, dict):
-            return {**tree, "train": with_recipe(train, base["task"])}
+        task = base.get("task") if isinstance(base, dict) else None
+        if task in ("classification", "detection") and isinstance(train, dict):
+            return {**tree, "train": with_recipe(train, task)}
         return tree  # of another form than it should be: that is said below
 
     @model_validator(mode="after")
