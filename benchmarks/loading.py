@@ -241,7 +241,9 @@ def rate(epoch: Epoch) -> float:
     """Images a second of one epoch, from asking for it to its last batch."""
     started, images = time.perf_counter(), 0
     for batch in epoch():
-        found = batch["images"] if isinstance(batch, dict) else batch[0]
+        # autotimm's detection batches call it "image".
+        found = batch.get("images", batch.get("image")) if isinstance(batch, dict) else batch[0]
+        assert found.is_floating_point() and found.shape[1] == 3, found.shape
         images += len(found)
     return images / (time.perf_counter() - started)
 

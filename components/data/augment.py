@@ -1,220 +1,201 @@
-"""Random changes of training images and their boxes, by torchvision's v2 transforms."""
+"""Random places of training images and their boxes: zoom, window or crop, flips.
+
+Plain functions on uint8 tensors [H, W, 3]: each pixel that is seen is read and resampled once. What
+is drawn, and what comes of it, is torchvision's v2 (`RandomResizedCrop`, `RandomCrop`, the flips);
+the tests compare. Boxes are xyxy, numpy float32 [G, 4], in pixels.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+import torch.nn.functional as F
+from torch import Tensor
 
 from components.data.geometry import FILL
 from components.data.settings import AugmentSettings
 
-
-def detection_augment(settings: AugmentSettings, image_size: tuple[int, int]) -> v2.Transform:
-    """Zoom and shift, flips, colour; the result is `image_size`, boxes clipped to what is seen."""
-    steps: list[v2.Transform] = []
-    if tuple(settings.scale) != (1.0, 1.0):
-        # Zoom, then cut the input's window out of it wherever it falls (or pad a smaller one).
-        steps.append(RandomZoom(*settings.scale))
-    steps.append(RandomWindow(image_size, pad_if_needed=True, fill=FILL))
-    return v2.Compose(steps + _common(settings) + _kept_boxes())
+MIN_SIDE = 2.0  # pixels; of a box that is kept
+_RATIO = (3 / 4, 4 / 3)  # width by height of a classification crop
+_CROP_DRAWS = 10
 
 
-def mosaic_augment(settings: AugmentSettings) -> v2.Transform:
-    """What is left to do to a mosaic, which has its zoom and shift: flips, colour."""
-    return v2.Compose(_common(settings) + _kept_boxes())
+@dataclass(frozen=True)
+class Span:
+    """One side of an image, and where it comes to lie in one side of the input.
 
-
-def _kept_boxes() -> list[v2.Transform]:
-    return [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)]
-
-
-def classification_augment(settings: AugmentSettings, image_size: tuple[int, int]) -> v2.Transform:
-    """A random crop of the image's area resized to `image_size`, flips, colour."""
-    steps: list[v2.Transform] = [
-        v2.RandomResizedCrop(image_size, scale=settings.scale, antialias=True)
-    ]
-    return v2.Compose(steps + _common(settings))
-
-
-def _common(settings: AugmentSettings) -> list[v2.Transform]:
-    steps: list[v2.Transform] = []
-    if settings.flip:
-        steps.append(v2.RandomHorizontalFlip(settings.flip))
-    if settings.vertical_flip:
-        steps.append(v2.RandomVerticalFlip(settings.vertical_flip))
-    if settings.color:
-        strength = settings.color
-        steps.append(ColorShift(strength, strength, strength))
-    if any(settings.hsv):
-        steps.append(_HsvShift(settings.hsv))
-    return steps
-
-
-class RandomZoom(v2.Transform):
-    """Resize image and boxes by one factor, drawn evenly from a range."""
-
-    def __init__(self, low: float, high: float):
-        super().__init__()
-        self.low, self.high = low, high
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The new size."""
-        height, width = v2.functional.get_size(flat_inputs[0])
-        factor = self.low + (self.high - self.low) * torch.rand(()).item()
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The image, or its boxes."""
-        return v2.functional.resize(inpt, size=params["size"], antialias=True)
-
-
-class RandomWindow(v2.RandomCrop):
-    """`v2.RandomCrop` that pads and cuts a uint8 image in one copy, channels last in memory."""
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The window of the image, or of its boxes."""
-        if not isinstance(inpt, tv_tensors.Image) or not params["needs_pad"]:
-            return super().transform(inpt, params)
-        left, top = params["padding"][:2]
-        if params["needs_crop"]:
-            left, top = left - params["left"], top - params["top"]
-        height, width = params["height"], params["width"]
-        window = torch.full((height, width, inpt.shape[0]), FILL, dtype=inpt.dtype)
-        rows = slice(max(0, top), min(height, top + inpt.shape[1]))
-        columns = slice(max(0, left), min(width, left + inpt.shape[2]))
-        seen = inpt.permute(1, 2, 0)[
-            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-        ]
-        window[rows, columns] = seen
-        return tv_tensors.Image(window.permute(2, 0, 1))
-
-
-class ColorShift(v2.ColorJitter):
-    """torchvision's jitter of brightness, contrast and saturation, as one change of a uint8 image.
-
-    It draws what `v2.ColorJitter` draws. Each of its steps takes a pixel x to a x + b grey(x) + c,
-    and so do all of them together: values are rounded and clipped once, at the end, and it takes a
-    tenth of the time.
+    Attributes:
+        start, length: what is seen of the image, pixels.
+        target_start, target_length: where that lies in the input, pixels.
     """
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The image, changed; boxes as they are."""
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        pixels = inpt.permute(1, 2, 0).contiguous().numpy()
-        steps = [(_COLOR_STEPS[step], params[_COLOR_STEPS[step]]) for step in params["fn_idx"]]
-        mean_grey = float(pixels.mean(axis=0).mean(axis=0) @ _GREY)
-        own, grey, constant = joined_color_steps(steps, mean_grey)
-        red, green, blue = (grey * _GREY).tolist()
-        matrix = [own + red, green, blue, constant, red, own + green, blue, constant]
-        matrix += [red, green, own + blue, constant]
-        changed = np.empty_like(pixels)
-        # In strips that stay in the processor's cache.
-        for top in range(0, len(pixels), _STRIP):
-            strip = Image.fromarray(pixels[top : top + _STRIP])
-            changed[top : top + _STRIP] = strip.convert("RGB", tuple(matrix))
-        return tv_tensors.Image(torch.from_numpy(changed).permute(2, 0, 1))
+    start: int
+    length: int
+    target_start: int
+    target_length: int
 
 
-_COLOR_STEPS = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
-_GREY = np.array([0.2989, 0.587, 0.114])  # red, green, blue in a grey, as torchvision has them
-_STRIP = 64  # rows
+@dataclass(frozen=True)
+class View:
+    """How an image is seen by the network.
+
+    Attributes:
+        rows, columns: what is seen, and where.
+        mirrored, upside_down: flips of what is seen, in its place.
+    """
+
+    rows: Span
+    columns: Span
+    mirrored: bool = False
+    upside_down: bool = False
 
 
-def joined_color_steps(
-    steps: list[tuple[str, float | None]], mean_grey: float
-) -> tuple[float, float, float]:
-    """(a, b, c) of the change a x + b grey(x) + c that changes of colour make together.
+def draw_window(
+    shape: tuple[int, int],
+    image_size: tuple[int, int],
+    settings: AugmentSettings,
+    rng: np.random.Generator,
+) -> View:
+    """Zoom an image, and cut the input's window out of it wherever it falls (or pad a smaller one).
 
     Args:
-        steps: `brightness_factor`, `contrast_factor` or `saturation_factor` and its value, in the
-            order they are made; None leaves a step out.
-        mean_grey: of the image, on the scale of its pixels.
+        shape: (height, width) of the image.
+        image_size: (height, width) of the window.
+        settings: `scale` is the zoom's range, and the flips.
+        rng: the choices come from it.
     """
-    own, grey, constant = 1.0, 0.0, 0.0
-    for name, factor in steps:
-        if factor is None:
-            continue
-        if name == "saturation_factor":  # towards each pixel's grey
-            grey = factor * grey + (1 - factor) * (own + grey)
-        else:
-            level = (own + grey) * mean_grey + constant  # the grey that contrast goes towards
-            grey *= factor
-            constant *= factor
-            constant += (1 - factor) * level if name == "contrast_factor" else 0
-        own *= factor
-    return own, grey, constant
-
-
-class _HsvShift(v2.Transform):
-    """Hue, saturation and value of a uint8 image, each moved by a random amount or left, evenly.
-
-    As in YOLOX, where the amounts are up to 5 of 180, 30 of 255 and 30 of 255. Through a table of
-    17 levels a channel that Pillow interpolates: a fifth of the time of `v2.ColorJitter`'s hue.
-
-    Args:
-        shares: largest shift of each, a share of its whole range.
-    """
-
-    def __init__(self, shares: tuple[float, float, float]):
-        super().__init__()
-        self.shares = torch.tensor(shares)
-
-    def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
-        shifts = self.shares * (2 * torch.rand(3) - 1) * torch.randint(0, 2, (3,))
-        return {"shifts": tuple(shifts.tolist())}
-
-    def transform(self, inpt: object, params: dict[str, Any]) -> object:
-        if not isinstance(inpt, tv_tensors.Image) or not any(params["shifts"]):
-            return inpt
-        # Red changes fastest, as Pillow wants it.
-        blue, green, red = np.meshgrid(
-            *[np.linspace(0, 1, 17, dtype=np.float32)] * 3, indexing="ij"
-        )
-        colours = np.stack([red, green, blue], axis=-1).reshape(-1, 3)
-        table = ImageFilter.Color3DLUT(17, shift_hsv(colours, params["shifts"]).ravel())
-        image = Image.fromarray(inpt.permute(1, 2, 0).contiguous().numpy())
-        # A copy: Pillow's pixels are read-only, and torch would warn of that.
-        shifted = torch.from_numpy(np.array(image.filter(table)))
-        return tv_tensors.Image(shifted.permute(2, 0, 1))
-
-
-def shift_hsv(colours: np.ndarray, shifts: tuple[float, float, float]) -> np.ndarray:
-    """RGB colours [N, 3] in [0, 1] with hue, saturation and value moved; a hue of 1 is a full turn.
-
-    A grey has the hue 0, red, as with OpenCV and Pillow.
-    """
-    red, green, blue = colours.T
-    value = colours.max(axis=1)
-    chroma = value - colours.min(axis=1)
-    divisor = np.where(chroma > 0, chroma, 1)
-    hue = np.select(
-        [value == red, value == green],
-        [(green - blue) / divisor, (blue - red) / divisor + 2],
-        (red - green) / divisor + 4,
+    low, high = settings.scale
+    zoom = low + (high - low) * float(rng.random())
+    rows, columns = (
+        _span(side, window, zoom, rng) for side, window in zip(shape, image_size, strict=True)
     )
-    hue = hue + 6 * shifts[0]
-    saturation = (chroma / np.where(value > 0, value, 1) + shifts[1]).clip(0, 1)
-    value = (value + shifts[2]).clip(0, 1)
-    channels = []
-    for sector in (5, 3, 1):  # red, green, blue: how far the hue is from theirs
-        k = np.mod(hue + sector, 6)
-        channels.append(value - value * saturation * np.minimum(k, 4 - k).clip(0, 1))
-    return np.stack(channels, axis=1)
+    return View(rows, columns, *draw_flips(settings, rng))
 
 
-def as_tensors(
-    pixels: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """An image [3, H, W] with boxes xyxy [G, 4] and labels [G], as torchvision v2 reads them."""
-    size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
-    return {
-        "image": tv_tensors.Image(pixels),
-        "boxes": tv_tensors.BoundingBoxes(boxes.reshape(-1, 4), format="XYXY", canvas_size=size),
-        "labels": labels,
-    }
+def _span(side: int, window: int, zoom: float, rng: np.random.Generator) -> Span:
+    zoomed = max(1, round(side * zoom))
+    if zoomed <= window:
+        return Span(0, side, int(rng.integers(window - zoomed + 1)), zoomed)
+    seen = min(side, max(1, round(window / zoom)))
+    return Span(int(rng.integers(side - seen + 1)), seen, 0, window)
+
+
+def draw_crop(
+    shape: tuple[int, int],
+    image_size: tuple[int, int],
+    settings: AugmentSettings,
+    rng: np.random.Generator,
+) -> View:
+    """A part of an image that fills the input, as `v2.RandomResizedCrop` draws it.
+
+    Args:
+        shape: (height, width) of the image.
+        image_size: (height, width) of the input.
+        settings: `scale` is the range of the part's share of the area, and the flips.
+        rng: the choices come from it.
+    """
+    top, left, height, width = _crop_box(shape, settings.scale, rng)
+    rows = Span(top, height, 0, image_size[0])
+    columns = Span(left, width, 0, image_size[1])
+    return View(rows, columns, *draw_flips(settings, rng))
+
+
+def _crop_box(
+    shape: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width)."""
+    height, width = shape
+    low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
+    for _ in range(_CROP_DRAWS):
+        area = height * width * float(rng.uniform(*scale))
+        ratio = math.exp(rng.uniform(low, high))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    # No such part fits: the largest centred one.
+    h = min(height, round(width / _RATIO[0]))
+    w = min(width, round(height * _RATIO[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def draw_flips(settings: AugmentSettings, rng: np.random.Generator) -> tuple[bool, bool]:
+    """Whether an image is mirrored, and whether it is turned upside down."""
+    mirrored, upside_down = rng.random(2) < (settings.flip, settings.vertical_flip)
+    return bool(mirrored), bool(upside_down)
+
+
+def seen_pixels(pixels: Tensor, view: View, image_size: tuple[int, int]) -> Tensor:
+    """An image through a view, grey where it does not reach.
+
+    Args:
+        pixels: uint8 [h, w, 3]; only read.
+        view: of it.
+        image_size: (height, width) of the result.
+
+    Returns:
+        uint8 [height, width, 3], antialiased bilinear; of an image that is seen as it is, a part of
+        `pixels` itself.
+    """
+    rows, columns = view.rows, view.columns
+    part = pixels[
+        rows.start : rows.start + rows.length, columns.start : columns.start + columns.length
+    ]
+    shape = (rows.target_length, columns.target_length)
+    if part.shape[:2] != shape:
+        # As a batch before its axes change, so that torch knows that channels are last in memory.
+        batch = part[None].permute(0, 3, 1, 2)
+        batch = F.interpolate(batch, size=shape, mode="bilinear", antialias=True)
+        part = batch.permute(0, 2, 3, 1)[0]
+    part = flipped(part, view.mirrored, view.upside_down)
+    if shape == tuple(image_size):
+        return part
+    window = torch.full((*image_size, 3), FILL, dtype=torch.uint8)
+    top, left = rows.target_start, columns.target_start
+    window[top : top + shape[0], left : left + shape[1]] = part
+    return window
+
+
+def flipped(pixels: Tensor, mirrored: bool, upside_down: bool) -> Tensor:
+    """Pixels [H, W, 3], left and right, above and below changed about, or as they are."""
+    axes = [axis for axis, turned in ((0, upside_down), (1, mirrored)) if turned]
+    return pixels.flip(axes) if axes else pixels
+
+
+def flipped_boxes(
+    boxes: np.ndarray, shape: tuple[int, int], mirrored: bool, upside_down: bool
+) -> np.ndarray:
+    """Boxes of an image of `shape` (height, width) that is `flipped`."""
+    height, width = shape
+    x1, y1, x2, y2 = boxes.T
+    if mirrored:
+        x1, x2 = width - x2, width - x1
+    if upside_down:
+        y1, y2 = height - y2, height - y1
+    return np.stack([x1, y1, x2, y2], axis=1)
+
+
+def seen_boxes(
+    boxes: np.ndarray, view: View, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes as an image's view shows them, cut to the input.
+
+    Args:
+        boxes: within the image.
+        view: of the image.
+        image_size: (height, width) of the input.
+
+    Returns:
+        The kept boxes, with sides of at least `MIN_SIDE`, and which they are, bool [G].
+    """
+    rows, columns = view.rows, view.columns
+    zoom = np.array([columns.target_length / columns.length, rows.target_length / rows.length] * 2)
+    start = np.array([columns.start, rows.start] * 2)
+    shape = (rows.target_length, columns.target_length)
+    moved = flipped_boxes((boxes - start) * zoom, shape, view.mirrored, view.upside_down)
+    moved = moved + np.array([columns.target_start, rows.target_start] * 2)
+    moved = moved.clip(0, np.array([image_size[1], image_size[0]] * 2)).astype(np.float32)
+    kept = (moved[:, 2:] - moved[:, :2] >= MIN_SIDE).all(axis=1)
+    return moved[kept], kept

@@ -102,6 +102,24 @@ class FitInput(v2.Transform):
         return Image.fromarray(fit(pixels, self.size, self.resize) if self.pad else pixels)
 
 
+class RandomZoom(v2.Transform):
+    """Resize image and boxes by one factor, drawn evenly from a range."""
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The new size."""
+        height, width = v2.functional.get_size(flat_inputs[0])
+        factor = self.low + (self.high - self.low) * torch.rand(()).item()
+        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The image, or its boxes."""
+        return v2.functional.resize(inpt, size=params["size"], antialias=True)
+
+
 class KeepVisible(nn.Module):
     """Clip boxes to the image, and drop those of which too little is left.
 

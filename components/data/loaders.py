@@ -11,19 +11,29 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 
 from components.data.augment import (
-    as_tensors,
-    classification_augment,
-    detection_augment,
-    mosaic_augment,
+    draw_crop,
+    draw_flips,
+    draw_window,
+    flipped,
+    flipped_boxes,
+    seen_boxes,
+    seen_pixels,
+)
+from components.data.color import (
+    Channels,
+    draw_color,
+    draw_hsv,
+    hsv_shifted,
+    normalize,
+    recolor,
 )
 from components.data.geometry import fit
 from components.data.mosaic import Mosaic
@@ -32,7 +42,6 @@ from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
 
 Batch = dict[str, Any]
-Channels = Literal["rgb", "bgr"]
 Key = tuple[int, int, int]  # epoch, row of the store, place in the epoch
 
 
@@ -83,10 +92,11 @@ class EpochSampler(Sampler[Key]):
 
 
 class PreparedDataset(Dataset[dict[str, Any]]):
-    """One item of a store: uint8 RGB image [3, H, W] with its target.
+    """One item of a store: uint8 RGB image [3, H, W], channels last in memory, with its target.
 
     Classification: `label`. Detection: `boxes` xyxy [G, 4] in input pixels, `labels` [G]. Always
-    `row`, the position in the store, and `key`, what was asked for.
+    `row`, the position in the store, and `key`, what was asked for. With `augment.color` also
+    `color`, a change [3] that is yet to be made; see `components.data.color`.
 
     Args:
         store: the images.
@@ -106,71 +116,95 @@ class PreparedDataset(Dataset[dict[str, Any]]):
     ):
         self.store = store
         self.seed = seed
-        info = store.info
-        make = detection_augment if info.task == "detection" else classification_augment
-        self.augment = make(augment, info.image_size) if augment else None
+        self.augment = augment
         self.mosaic: Mosaic | None = None
         self.first_plain_epoch: float = float("inf")
         if augment is None:
             return
-        if info.task == "detection" and augment.mosaic:
+        if store.info.task == "detection" and augment.mosaic:
             partners = store.rows("train") if partners is None else partners
             self.mosaic = Mosaic(store, augment, partners)
-            self.mosaic_augment = mosaic_augment(augment)
         if num_epochs is not None:
             self.first_plain_epoch = num_epochs - augment.plain_epochs
 
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
         """`key` is a `Key`; its place may be left out."""
         epoch, row = key[:2]
-        if self.mosaic is not None and epoch < self.first_plain_epoch:
-            seed = derived_seed(self.seed, epoch, row)
-            scene = self.mosaic.draw(row, np.random.default_rng(seed))
-            if scene is not None:
-                image = torch.from_numpy(np.array(scene.pixels)).permute(2, 0, 1)
-                boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels)
-                changed = _seeded(self.mosaic_augment, as_tensors(image, boxes, labels), seed)
-                return {**changed, "row": torch.tensor(row), "key": key}
-        return {**self._single(epoch, row), "row": torch.tensor(row), "key": key}
-
-    def _single(self, epoch: int, row: int) -> dict[str, Any]:
-        info = self.store.info
-        pixels = self.store.image(row)
         if self.augment is None:
-            pixels = fit(pixels, info.image_size, info.resize)
-        # A copy: the store's pixels are read-only, and torch would warn of that.
-        image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-        item: dict[str, Any] = {"image": image}
-        if info.task == "detection":
-            boxes, labels = self.store.boxes(row)
-            item = as_tensors(image, torch.from_numpy(boxes), torch.from_numpy(labels))
-        if self.augment is not None:
-            item = _seeded(self.augment, item, derived_seed(self.seed, epoch, row))
-        if info.task != "detection":
+            item = self._as_it_stands(row)
+        else:
+            item = self._changed(epoch, row, self.augment)
+        if self.store.info.task != "detection":
             item["label"] = torch.tensor(self.store.label(row))
+        image = item["image"].permute(2, 0, 1)
+        return {**item, "image": image, "row": torch.tensor(row), "key": key}
+
+    def _as_it_stands(self, row: int) -> dict[str, Any]:
+        info = self.store.info
+        pixels = fit(self.store.image(row), info.image_size, info.resize)
+        item: dict[str, Any] = {"image": torch.from_numpy(pixels)}
+        return item | (_targets(*self.store.boxes(row)) if info.task == "detection" else {})
+
+    def _changed(self, epoch: int, row: int, settings: AugmentSettings) -> dict[str, Any]:
+        rng = np.random.default_rng(derived_seed(self.seed, epoch, row))
+        item = None
+        if self.mosaic is not None and epoch < self.first_plain_epoch:
+            item = self._mosaic(self.mosaic, row, settings, rng)
+        if item is None:
+            item = self._single(row, settings, rng)
+        if any(settings.hsv):
+            pixels = hsv_shifted(item["image"].numpy(), draw_hsv(settings.hsv, rng))
+            item["image"] = torch.from_numpy(pixels)
+        if settings.color:
+            item["color"] = torch.from_numpy(draw_color(settings.color, rng))
         return item
 
+    @staticmethod
+    def _mosaic(
+        mosaic: Mosaic, row: int, settings: AugmentSettings, rng: np.random.Generator
+    ) -> dict[str, Any] | None:
+        scene = mosaic.draw(row, rng)
+        if scene is None:
+            return None
+        flips = draw_flips(settings, rng)
+        boxes = flipped_boxes(scene.boxes, scene.pixels.shape[:2], *flips).astype(np.float32)
+        pixels = flipped(torch.from_numpy(scene.pixels), *flips)
+        return {"image": pixels, **_targets(boxes, scene.labels)}
 
-def _seeded(augment: v2.Transform, item: dict[str, Any], seed: int) -> dict[str, Any]:
-    """`augment(item)` with torch's draws from `seed`; the CPU's stream goes on as if untouched."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: that would reseed the accelerators' streams too.
-        torch.default_generator.manual_seed(seed)
-        return augment(item)
+    def _single(
+        self, row: int, settings: AugmentSettings, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        size, pixels = self.store.info.image_size, self.store.tensor(row)
+        shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+        if self.store.info.task != "detection":
+            return {"image": seen_pixels(pixels, draw_crop(shape, size, settings, rng), size)}
+        view = draw_window(shape, size, settings, rng)
+        boxes, labels = self.store.boxes(row)
+        boxes, kept = seen_boxes(boxes, view, size)
+        return {"image": seen_pixels(pixels, view, size), **_targets(boxes, labels[kept])}
+
+
+def _targets(boxes: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
+    return {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
 
 
 def collate(items: list[dict[str, Any]]) -> Batch:
-    """A batch: `images` uint8 [B, 3, H, W] (channels last in memory), targets, `rows` [B]."""
+    """A batch: `images` uint8 [B, 3, H, W] (channels last in memory), targets, `rows` [B].
+
+    With changes of colour that are yet to be made also `colors` [B, 3].
+    """
     # Stacked as they lie in memory, which is as the batch is to lie.
-    pixels = [item["image"].as_subclass(torch.Tensor).permute(1, 2, 0) for item in items]
+    pixels = torch.stack([item["image"].permute(1, 2, 0) for item in items])
     batch: Batch = {
-        "images": torch.stack(pixels).permute(0, 3, 1, 2),
+        "images": pixels.permute(0, 3, 1, 2),
         "rows": torch.stack([item["row"] for item in items]),
     }
+    if "color" in items[0]:
+        batch["colors"] = torch.stack([item["color"] for item in items])
     if "label" in items[0]:
         batch["labels"] = torch.stack([item["label"] for item in items])
     else:
-        batch["boxes"] = [item["boxes"].as_subclass(torch.Tensor) for item in items]
+        batch["boxes"] = [item["boxes"] for item in items]
         batch["labels"] = [item["labels"] for item in items]
     return batch
 
@@ -194,28 +228,6 @@ class SizedCollate:
         epoch, _, place = items[0]["key"]
         step = epoch * self.num_batches + place // self.batch_size
         return {**collate(items), "size": self.sizes.at(step)}
-
-
-def normalize(
-    images: torch.Tensor,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    channels: Channels = "rgb",
-) -> torch.Tensor:
-    """RGB uint8 [B, 3, H, W] to float, as a network wants it.
-
-    Args:
-        images: RGB, 0 to 255.
-        mean, std: in [0, 1]; values are divided by 255, minus the mean, by the standard deviation.
-        channels: order in which the network takes the colours.
-    """
-    if channels == "bgr":
-        images = images.flip(1)
-    shape = (1, 3, 1, 1)
-    center = torch.tensor(mean, device=images.device).mul(255).view(shape)
-    spread = torch.tensor(std, device=images.device).mul(255).view(shape)
-    # The subtraction makes the floats; in place, as a batch of them is large.
-    return images.sub(center).div_(spread)
 
 
 class PreparedDataModule(LightningDataModule):
@@ -309,7 +321,11 @@ class PreparedDataModule(LightningDataModule):
         return self.loader("test")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise, and bring to size, on the device: a quarter of the bytes cross the bus."""
-        images = normalize(batch["images"], self.mean, self.std, self.channels)
-        batch = {**batch, "images": images}
+        """Change colours, normalise, bring to size; on the device: fewer bytes cross the bus."""
+        batch = dict(batch)
+        images, form = batch["images"], (self.mean, self.std, self.channels)
+        if "colors" in batch:
+            batch["images"] = recolor(images, batch.pop("colors"), *form)
+        else:
+            batch["images"] = normalize(images, *form)
         return resize_batch(batch, batch["size"]) if "size" in batch else batch

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from components.data.augment import MIN_SIDE, flipped_boxes
 from components.data.geometry import FILL
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
 
-MIN_SIDE = 2.0  # pixels; as the plain augmentation keeps
 # Share of a box's area that a cut must leave (YOLOv5's rule; YOLOX only drops sides up to 1 pixel,
 # and so asks for objects of which a sliver is seen).
 MIN_VISIBLE = 0.1
@@ -216,9 +216,7 @@ def draw_placed(
 
 def mirrored(scene: Scene) -> Scene:
     """Left and right changed about."""
-    width = scene.pixels.shape[1]
-    x1, y1, x2, y2 = scene.boxes.T
-    boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
+    boxes = flipped_boxes(scene.boxes, scene.pixels.shape[:2], True, False)
     return Scene(np.ascontiguousarray(scene.pixels[:, ::-1]), boxes, scene.labels)
 
 

@@ -7,10 +7,11 @@ A folder with `images.bin` (image after image: RGB uint8, or JPEG files), `index
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,11 @@ from components.data.geometry import Resize
 from components.errors import DataError
 from components.files import read_json, write_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Storage = Literal["raw", "jpeg"]
+_MAPPED = ("_pixels", "_pixel_tensor")
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,20 @@ class PreparedStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # The mapping must not travel to a worker process as a copy of the pixels.
-        return {key: value for key, value in self.__dict__.items() if key != "_pixels"}
+        return {key: value for key, value in self.__dict__.items() if key not in _MAPPED}
 
     @cached_property
     def _pixels(self) -> np.ndarray:
         return np.memmap(self.folder / "images.bin", dtype=np.uint8, mode="r")
+
+    @cached_property
+    def _pixel_tensor(self) -> Tensor:
+        import torch  # not at the top: packing needs none
+
+        with warnings.catch_warnings():
+            # That it must not be written to, which torch cannot enforce.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(self._pixels)
 
     def rows(self, split: str) -> np.ndarray:
         """Positions of a split's images, in table order."""
@@ -154,6 +168,19 @@ class PreparedStore:
                 f"pixels, but the index says {width}x{height}; run the preprocess stage again"
             )
         return pixels
+
+    def tensor(self, row: int) -> Tensor:
+        """`image` as a tensor [H, W, 3], not to be written to; of raw storage without a copy.
+
+        Raises:
+            DataError: the stored JPEG is broken.
+        """
+        if self.info.storage == "raw":
+            offset, height, width = self._shapes[row].tolist()
+            return self._pixel_tensor[offset : self._ends[row]].view(height, width, 3)
+        import torch
+
+        return torch.from_numpy(self.image(row))
 
     def label(self, row: int) -> int:
         """Class id of a classification image."""

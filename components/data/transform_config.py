@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from components.data.augment import RandomZoom
 from components.data.geometry import FILL
 from components.data.input_transforms import (
     RESAMPLING,
     FitInput,
     KeepVisible,
+    RandomZoom,
     ToRgb,
 )
 

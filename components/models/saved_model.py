@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.data.loaders import normalize
+from components.data.color import normalize
 from components.errors import ModelError
 from components.files import atomic_path, read_json, write_json
 from components.models.backbones import (

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import make_store
-from torchvision import tv_tensors
 
-from components.data.augment import mosaic_augment, shift_hsv
+from components.data.color import draw_hsv, hsv_shifted, shift_hsv
 from components.data.loaders import PreparedDataModule, PreparedDataset, collate
 from components.data.mixup import mix_batch
 from components.data.mosaic import (
@@ -337,12 +336,17 @@ def test_hue_saturation_and_value_move_as_colorsys_says(shifts):
 
 @pytest.mark.parametrize("shifts", SHIFTS)
 def test_a_picture_s_colours_move_as_each_would(shifts):
-    augment = mosaic_augment(AugmentSettings(hsv=(0.5, 0.5, 0.5), flip=0, color=0)).transforms[0]
-    pixels = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_seed(0))
-    ours = augment.transform(tv_tensors.Image(pixels.to(torch.uint8)), {"shifts": shifts})
-    exact = 255 * shift_hsv(pixels.reshape(3, -1).T.numpy() / 255, shifts).T.reshape(3, 40, 40)
-    difference = np.abs(ours.numpy() - exact)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    exact = 255 * shift_hsv(pixels.reshape(-1, 3) / 255, shifts).reshape(40, 40, 3)
+    difference = np.abs(hsv_shifted(pixels, shifts) - exact)
     assert difference.mean() < 2 and np.quantile(difference, 0.99) < 12
+
+
+def test_each_colour_moves_half_of_the_time():
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_hsv((0.1, 0.2, 0.3), rng) for _ in range(2000)])
+    assert np.allclose((drawn != 0).mean(0), 0.5, atol=0.05)
+    assert np.allclose(np.abs(drawn).max(0), [0.1, 0.2, 0.3], rtol=0.02)
 
 
 @pytest.mark.parametrize(

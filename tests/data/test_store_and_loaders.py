@@ -10,13 +10,20 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from components.contract.tables import Dataset, build
-from components.data.augment import ColorShift, RandomWindow
+from components.data.augment import (
+    Span,
+    View,
+    draw_crop,
+    draw_window,
+    seen_boxes,
+    seen_pixels,
+)
+from components.data.color import STEPS, draw_color, joined_steps, normalize, recolor
 from components.data.geometry import FILL, scale_image
 from components.data.loaders import (
     EpochSampler,
     PreparedDataModule,
     PreparedDataset,
-    normalize,
 )
 from components.data.pack import choose_storage, pack
 from components.data.settings import AugmentSettings, PreprocessSettings
@@ -252,43 +259,168 @@ def test_balanced_sampling_is_for_training_a_classifier(tmp_path):
         PreparedDataModule(detection, 4, (0.5,) * 3, (0.5,) * 3, balanced=True)
 
 
-class TestFastTransforms:
-    """What is done faster than torchvision does it gives what torchvision gives."""
+SIZE = (64, 64)
 
-    def image(self, height, width, low=0, high=256):
-        pixels = np.random.default_rng(0).integers(low, high, (height, width, 3), dtype=np.uint8)
-        return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
-    @pytest.mark.parametrize("seed", range(8))
-    def test_colour_shift(self, seed):
-        """To a rounding of each of three steps; nothing is clipped here, which differs."""
-        image = self.image(150, 90, 60, 180)
-        torch.manual_seed(seed)
-        ours = ColorShift(0.2, 0.2, 0.2)(image)
-        torch.manual_seed(seed)
-        theirs = v2.ColorJitter(0.2, 0.2, 0.2)(image)
-        assert (ours.int() - theirs.int()).abs().max() <= 3
-        assert not torch.equal(ours, image)
+def noise(height, width, low=0, high=256) -> torch.Tensor:
+    """uint8 [height, width, 3]."""
+    pixels = np.random.default_rng(0).integers(low, high, (height, width, 3), dtype=np.uint8)
+    return torch.from_numpy(pixels)
+
+
+class TestAsTorchvision:
+    """What is done here in fewer steps gives what torchvision's transforms give."""
+
+    boxes = np.array([[3, 4, 20, 25], [10.5, 2.25, 30, 28], [0, 0, 1, 30]], dtype=np.float32)
+
+    def expected(self, image, view):
+        """torchvision's crop, resize, flips and pad of an image and its boxes."""
+        rows, columns = view.rows, view.columns
+        shape = [rows.target_length, columns.target_length]
+        below = SIZE[0] - rows.target_start - shape[0]
+        right = SIZE[1] - columns.target_start - shape[1]
+        padding = [columns.target_start, rows.target_start, right, below]
+        box = tv_tensors.BoundingBoxes(
+            torch.from_numpy(self.boxes), format="XYXY", canvas_size=tuple(image.shape[:2])
+        )
+        steps = [
+            lambda x: v2.functional.resized_crop(
+                x, rows.start, columns.start, rows.length, columns.length, shape, antialias=True
+            ),
+            lambda x: v2.functional.horizontal_flip(x) if view.mirrored else x,
+            lambda x: v2.functional.vertical_flip(x) if view.upside_down else x,
+            lambda x: v2.functional.pad(x, padding, fill=FILL),
+        ]
+        seen = tv_tensors.Image(image.permute(2, 0, 1))
+        for step in steps:
+            seen, box = step(seen), step(box)
+        kept = v2.SanitizeBoundingBoxes(min_size=2)(
+            {"boxes": v2.functional.clamp_bounding_boxes(box), "labels": torch.arange(3)}
+        )
+        return seen.permute(1, 2, 0), kept["boxes"], kept["labels"]
 
     @pytest.mark.parametrize(
-        "shape", [(40, 64), (64, 40), (80, 80), (90, 50), (64, 64), (30, 100)], ids=str
+        ("shape", "scale"),
+        [
+            ((40, 64), (0.8, 1.0)),
+            ((64, 40), (0.3, 0.9)),
+            ((64, 64), (1.0, 1.0)),
+            ((40, 64), (1.1, 2.0)),
+            ((64, 31), (1.0, 4.0)),
+        ],
+        ids=str,
     )
-    def test_window(self, shape):
-        boxes = tv_tensors.BoundingBoxes(
-            torch.tensor([[3.0, 4, 20, 25]]), format="XYXY", canvas_size=shape
-        )
-        for seed in range(4):
-            found = []
-            for kind in (RandomWindow, v2.RandomCrop):
-                torch.manual_seed(seed)
-                window = kind((64, 64), pad_if_needed=True, fill=FILL)
-                found.append(window(self.image(*shape), boxes))
-            (ours, our_boxes), (theirs, their_boxes) = found
-            assert torch.equal(ours, theirs) and torch.equal(our_boxes, their_boxes)
+    def test_windows(self, shape, scale):
+        settings = AugmentSettings(scale=scale, flip=0.5, vertical_flip=0.5)
+        image = noise(*shape)
+        for seed in range(12):
+            view = draw_window(shape, SIZE, settings, np.random.default_rng(seed))
+            pixels, boxes, labels = self.expected(image, view)
+            assert torch.equal(seen_pixels(image, view, SIZE), pixels)
+            ours, kept = seen_boxes(self.boxes, view, SIZE)
+            np.testing.assert_allclose(ours, boxes.numpy(), atol=1e-4)
+            assert np.flatnonzero(kept).tolist() == labels.tolist()
+
+    @pytest.mark.parametrize("shape", [(73, 97), (73, 73), (20, 90), (90, 20)], ids=str)
+    def test_crops(self, shape):
+        settings = AugmentSettings(scale=(0.3, 1.0), flip=0.5, vertical_flip=0.5)
+        image = noise(*shape)
+        for seed in range(12):
+            view = draw_crop(shape, SIZE, settings, np.random.default_rng(seed))
+            assert torch.equal(seen_pixels(image, view, SIZE), self.expected(image, view)[0])
+
+    def test_crops_are_drawn_as_torchvision_draws_them(self):
+        """Of the narrow shape often nothing fits, and its centre is taken."""
+        torch.manual_seed(0)
+        rng = np.random.default_rng(0)
+        settings = AugmentSettings(scale=(0.4, 1.0))
+        for height, width in ((73, 97), (90, 20)):
+            image = tv_tensors.Image(torch.zeros(3, height, width))
+            spans, boxes = [], []
+            for _ in range(3000):
+                view = draw_crop((height, width), SIZE, settings, rng)
+                rows, columns = view.rows, view.columns
+                spans.append([rows.start, columns.start, rows.length, columns.length])
+                theirs = v2.RandomResizedCrop(64, scale=(0.4, 1.0)).make_params([image])
+                boxes.append([theirs[name] for name in ("top", "left", "height", "width")])
+            ours, theirs = np.array(spans), np.array(boxes)
+            np.testing.assert_allclose(
+                ours.mean(0), theirs.mean(0), atol=0.06 * theirs.std(0).max()
+            )
+            np.testing.assert_allclose(ours.std(0), theirs.std(0), rtol=0.06)
+
+    def test_a_window_falls_anywhere(self):
+        settings = AugmentSettings(scale=(0.5, 2.0))
+        rng = np.random.default_rng(0)
+        views = [draw_window((32, 64), SIZE, settings, rng) for _ in range(2000)]
+        zooms = [view.rows.target_length / view.rows.length for view in views]
+        assert np.mean(zooms) == pytest.approx(1.25, abs=0.03)
+        for span in (view.columns for view in views):
+            assert 0 <= span.start <= 64 - span.length
+            assert 0 <= span.target_start <= 64 - span.target_length
+            assert span.length == 64 or span.target_length == 64
+        assert {view.columns.target_start for view in views} > set(range(20))
+        assert {view.columns.start for view in views} > set(range(20))
+        flips = np.array([(view.mirrored, view.upside_down) for view in views])
+        assert np.allclose(flips.mean(0), [0.5, 0], atol=0.05)
+
+    def test_pixels_of_the_store_are_not_written_to(self):
+        image = noise(*SIZE)
+        before = image.clone()
+        span = Span(0, 64, 0, 64)
+        for mirrored in (False, True):
+            seen_pixels(image, View(span, span, mirrored), SIZE)
+            assert torch.equal(image, before)
+
+
+class TestColor:
+    images = noise(96, 64, 60, 180).view(2, 48, 64, 3).permute(0, 3, 1, 2)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
     def test_normalisation(self):
-        images = torch.stack([self.image(8, 8), self.image(8, 8)])
-        mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.4])
-        expected = (images.float() - mean.mul(255).view(3, 1, 1)) / std.mul(255).view(3, 1, 1)
-        ours = normalize(images, tuple(mean.tolist()), tuple(std.tolist()))
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        expected = (self.images.float() - mean.mul(255).view(3, 1, 1)) / std.mul(255).view(3, 1, 1)
+        ours = normalize(self.images, self.mean, self.std)
         assert torch.equal(ours, expected) and ours.dtype == torch.float32
+
+    @pytest.mark.parametrize("channels", ["rgb", "bgr"])
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)], ids=str)
+    def test_steps_joined_are_torchvisions_one_after_the_other(self, order, channels):
+        """On floats, which are not rounded between; nothing is clipped here, which differs."""
+        factors = torch.tensor([[0.85, 1.2, 0.7], [1.1, 0.8, 1.3]]).tolist()
+        adjust = [
+            v2.functional.adjust_brightness,
+            v2.functional.adjust_contrast,
+            v2.functional.adjust_saturation,
+        ]
+        changes, expected = [], []
+        for image, chosen in zip(self.images, factors, strict=True):
+            changes.append(joined_steps([(STEPS[step], chosen[step]) for step in order]))
+            changed = image.float() / 255
+            for step in order:
+                changed = adjust[step](changed, chosen[step])
+            expected.append(changed * 255)
+        shifted = torch.stack(expected).round()  # normalize takes whole numbers
+        theirs = normalize(shifted, self.mean, self.std, channels)
+        ours = recolor(
+            self.images, torch.from_numpy(np.stack(changes)), self.mean, self.std, channels
+        )
+        assert (ours - theirs).abs().max() < 1.2 / 255 / min(self.std)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+
+    def test_values_are_cut_to_what_a_picture_can_hold(self):
+        white, black = [torch.full((1, 3, 32, 32), value).byte() for value in (255, 0)]
+        for image, change in ((white, (1.5, 0, 0)), (black, (1, 0, 0)), (black, (-1.0, 0, 0))):
+            ours = recolor(image, torch.tensor([change]), self.mean, self.std)
+            assert torch.allclose(ours, normalize(image, self.mean, self.std), atol=1e-5)
+
+    def test_draws_are_those_of_the_jitter(self):
+        rng = np.random.default_rng(0)
+        drawn = np.array([draw_color(0.2, rng) for _ in range(4000)])
+        # What comes of a grey picture has the factor of brightness alone.
+        brightness = drawn.sum(axis=1)
+        assert 0.8 <= brightness.min() < 0.81 and 1.19 < brightness.max() <= 1.2
+        assert brightness.mean() == pytest.approx(1, abs=0.01)
+        own = drawn[:, 0]  # the product of three
+        assert own.mean() == pytest.approx(1, abs=0.02)
+        assert own.std() == pytest.approx(np.sqrt((1 + 0.04 / 3) ** 3 - 1), rel=0.05)

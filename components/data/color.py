@@ -1,0 +1,186 @@
+"""Changes of colour of training images, and the normalisation that follows them.
+
+Brightness, contrast and saturation take a pixel x to own x + grey grey(x) + level, whatever their
+order. So an image brings three numbers with it, and a whole batch is changed and normalised in one
+multiplication, on the device it is trained on. Hue moves by a table, image by image.
+
+Shapes: B images, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+Channels = Literal["rgb", "bgr"]
+Step = Literal["brightness", "contrast", "saturation"]
+
+GREY = (0.2989, 0.587, 0.114)  # red, green, blue in a grey, as torchvision has them
+STEPS: tuple[Step, ...] = ("brightness", "contrast", "saturation")
+_TOGETHER = 8  # pixels multiplied as one vector of 24 values: a processor's vectors stay full
+_STRIP = 256 * 1024  # values at a time, so that their floats stay in the processor's cache
+_ROW_STEP = 4  # every fourth row tells an image's mean
+
+
+def draw_color(strength: float, rng: np.random.Generator) -> np.ndarray:
+    """What `torchvision.transforms.v2.ColorJitter` draws, as one change; see `joined_steps`.
+
+    Args:
+        strength: each factor lies within it of 1.
+        rng: the choices come from it.
+    """
+    factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, len(STEPS))
+    order = rng.permutation(len(STEPS))
+    return joined_steps([(STEPS[index], float(factors[index])) for index in order])
+
+
+def joined_steps(steps: list[tuple[Step, float]]) -> np.ndarray:
+    """(own, grey, level), float32 [3], of the change that changes of colour make together.
+
+    A pixel x becomes own x + grey grey(x) + level m, with m the image's mean grey.
+
+    Args:
+        steps: and their factors, in the order they are made.
+    """
+    own, grey, level = 1.0, 0.0, 0.0
+    for name, factor in steps:
+        if name == "saturation":  # towards each pixel's grey
+            grey = factor * grey + (1 - factor) * (own + grey)
+        elif (
+            name == "contrast"
+        ):  # towards the image's mean grey, which is by now own + grey + level
+            level = factor * level + (1 - factor) * (own + grey + level)
+            grey *= factor
+        else:
+            grey *= factor
+            level *= factor
+        own *= factor
+    return np.array([own, grey, level], dtype=np.float32)
+
+
+def normalize(
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    channels: Channels = "rgb",
+) -> Tensor:
+    """RGB uint8 [B, 3, H, W] to float, as a network wants it.
+
+    Args:
+        images: RGB, 0 to 255.
+        mean, std: in [0, 1]; values are divided by 255, minus the mean, by the standard deviation.
+        channels: order in which the network takes the colours.
+    """
+    if channels == "bgr":
+        images = images.flip(1)
+    shape = (1, 3, 1, 1)
+    center = torch.tensor(mean, device=images.device).mul(255).view(shape)
+    spread = torch.tensor(std, device=images.device).mul(255).view(shape)
+    # The subtraction makes the floats; in place, as a batch of them is large.
+    return images.sub(center).div_(spread)
+
+
+def recolor(
+    images: Tensor,
+    changes: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    channels: Channels = "rgb",
+) -> Tensor:
+    """Change the colours of images, cut them to 0 to 255, and normalise; as one multiplication.
+
+    Args:
+        images: RGB uint8 [B, 3, H, W], channels last in memory.
+        changes: [B, 3], of each image; see `joined_steps`.
+        mean, std, channels: see `normalize`.
+
+    Returns:
+        float [B, 3, H, W], channels last in memory.
+    """
+    device, (num_images, _, height, width) = images.device, images.shape
+    changes = changes.to(device)
+    greys = torch.tensor(GREY, device=device)
+    order = [2, 1, 0] if channels == "bgr" else [0, 1, 2]
+    center = torch.tensor(mean, device=device).mul(255)
+    spread = torch.tensor(std, device=device).mul(255)
+
+    mean_grey = images[:, :, ::_ROW_STEP].float().mean((2, 3)) @ greys  # [B]
+    own, grey, level = changes.view(num_images, 3, 1, 1).unbind(1)
+    matrices = own * torch.eye(3, device=device)[:, order] + grey * greys[:, None]  # [B, in, out]
+    matrices = matrices / spread
+    shifts = (level[:, 0] * mean_grey[:, None] - center) / spread
+
+    together = math.gcd(height * width, _TOGETHER)
+    size = 3 * together
+    wide = torch.einsum("pq,bio->bpiqo", torch.eye(together, device=device), matrices)
+    wide, shifts = wide.reshape(num_images, size, size), shifts.repeat(1, together)
+    low, high = (-center / spread).repeat(together), ((255 - center) / spread).repeat(together)
+
+    values = images.permute(0, 2, 3, 1).reshape(num_images, -1, size)
+    changed = torch.empty(values.shape, device=device)
+    count = values.shape[1] if device.type != "cpu" else max(1, _STRIP // size)
+    for image, matrix, shift, result in zip(values, wide, shifts, changed, strict=True):
+        for source, target in zip(image.split(count), result.split(count), strict=True):
+            torch.addmm(shift, source.float(), matrix, out=target)
+            torch.clamp(target, low, high, out=target)
+    return changed.view(num_images, height, width, 3).permute(0, 3, 1, 2)
+
+
+def draw_hsv(shares: tuple[float, float, float], rng: np.random.Generator) -> tuple[float, ...]:
+    """Shifts of hue, saturation and value: each a random amount or none, evenly.
+
+    As in YOLOX, where the amounts are up to 5 of 180, 30 of 255 and 30 of 255.
+
+    Args:
+        shares: largest shift of each, a share of its whole range.
+        rng: the choices come from it.
+    """
+    return tuple((np.array(shares) * rng.uniform(-1, 1, 3) * rng.integers(0, 2, 3)).tolist())
+
+
+def hsv_shifted(pixels: np.ndarray, shifts: tuple[float, ...]) -> np.ndarray:
+    """uint8 RGB [H, W, 3] with hue, saturation and value moved.
+
+    Through a table of 17 levels a channel that Pillow interpolates: a fifth of the time of
+    torchvision's hue.
+
+    Args:
+        pixels: of the image; they stay as they are.
+        shifts: see `shift_hsv`.
+    """
+    if not any(shifts):
+        return pixels
+    # Red changes fastest, as Pillow wants it.
+    blue, green, red = np.meshgrid(*[np.linspace(0, 1, 17, dtype=np.float32)] * 3, indexing="ij")
+    colours = np.stack([red, green, blue], axis=-1).reshape(-1, 3)
+    table = ImageFilter.Color3DLUT(17, shift_hsv(colours, shifts).ravel())
+    return np.array(Image.fromarray(pixels).filter(table))
+
+
+def shift_hsv(colours: np.ndarray, shifts: tuple[float, ...]) -> np.ndarray:
+    """RGB colours [N, 3] in [0, 1] with hue, saturation and value moved; a hue of 1 is a full turn.
+
+    A grey has the hue 0, red, as with OpenCV and Pillow.
+    """
+    red, green, blue = colours.T
+    value = colours.max(axis=1)
+    chroma = value - colours.min(axis=1)
+    divisor = np.where(chroma > 0, chroma, 1)
+    hue = np.select(
+        [value == red, value == green],
+        [(green - blue) / divisor, (blue - red) / divisor + 2],
+        (red - green) / divisor + 4,
+    )
+    hue = hue + 6 * shifts[0]
+    saturation = (chroma / np.where(value > 0, value, 1) + shifts[1]).clip(0, 1)
+    value = (value + shifts[2]).clip(0, 1)
+    channels = []
+    for sector in (5, 3, 1):  # red, green, blue: how far the hue is from theirs
+        k = np.mod(hue + sector, 6)
+        channels.append(value - value * saturation * np.minimum(k, 4 - k).clip(0, 1))
+    return np.stack(channels, axis=1)
