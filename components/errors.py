@@ -5,7 +5,8 @@
     ├── DataError        the raw data, or what an earlier stage made of it
     ├── ModelError       a backbone, a weights file, settings that do not fit the weights
     ├── TrainingError    a training that cannot go on, or that learnt nothing
-    └── ExportError      an ONNX file that does not do what the PyTorch model does
+    ├── ExportError      an ONNX file that does not do what the PyTorch model does
+    └── WriteError       no room on the disk, or no permission
 
 A message names the file, the field, the value and what would be accepted. Commands print it alone,
 without a traceback, and exit with 1. Anything that is not a `TimmflowError` is a defect of timmflow
@@ -35,3 +36,7 @@ class TrainingError(TimmflowError):
 
 class ExportError(TimmflowError):
     """An exported file that is not equal to the model it came from."""
+
+
+class WriteError(TimmflowError):
+    """A file that cannot be written: the disk is full, or refuses."""

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from components.errors import DataError
+from components.errors import DataError, WriteError
+
+# What a disk or its owner says no with; anything else is a defect and keeps its traceback.
+_REFUSALS = {
+    errno.ENOSPC: "no space is left on the disk; free some and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file would be larger than is allowed here (ulimit -f, or the file system)",
+    errno.EACCES: "permission denied; the folder must be writable",
+    errno.EPERM: "permission denied; the folder must be writable",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reports an input/output error",
+}
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an error.
 
     The block may create a file or a folder there. On an error what it wrote is removed and `path`
     stays as it was.
+
+    Args:
+        path: of the file or folder.
+        durable: it is on the disk, not in its cache, before it gets its name; a machine that loses
+            power then has the old one or the new one.
+
+    Raises:
+        WriteError: the disk is full, or refuses for another reason.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    draft = scratch / path.name
-    try:
+    with _scratch_beside(path) as scratch:
+        draft = scratch / path.name
         yield draft
+        if durable:
+            for file in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
+                _flush(file)
         aside = scratch / f"{path.name}.old"
         if draft.is_dir() and path.is_dir():
             # A folder cannot be renamed over another; move the old one aside first.
@@ -37,14 +59,115 @@ def atomic_path(path: Path) -> Iterator[Path]:
             if aside.exists():
                 aside.rename(path)
             raise
+        if durable:
+            _flush(path.parent)
+
+
+def write_checked(
+    folder: Path, prefix: str, suffix: str, write: Callable[[IO[bytes]], object]
+) -> Path:
+    """Write a file that has its own checksum in its name, whole, durably, or not at all.
+
+    Args:
+        folder: of the file.
+        prefix, suffix: what its name has around the SHA-256.
+        write: writes the content to a file that cannot seek.
+
+    Returns:
+        Its path; see `is_whole`.
+
+    Raises:
+        WriteError: the disk is full, or refuses for another reason.
+    """
+    with _scratch_beside(folder / (prefix + suffix)) as scratch:
+        draft = scratch / "draft"
+        with draft.open("wb") as file:
+            sink = _HashingSink(file)
+            try:
+                write(sink)  # type: ignore[arg-type]
+            except RuntimeError:
+                # torch.save hides what the disk said behind an error of its own.
+                if sink.error is not None:
+                    raise sink.error from None
+                raise
+        _flush(draft)
+        path = folder / f"{prefix}{sink.digest.hexdigest()}{suffix}"
+        draft.replace(path)
+        _flush(folder)
+    return path
+
+
+def is_whole(path: Path, prefix: str, suffix: str) -> bool:
+    """Whether a file that `write_checked` wrote still has the content that its name tells of."""
+    return path.is_file() and path.name == f"{prefix}{sha256(path)}{suffix}"
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote into a folder left of it."""
+    for draft in Path(folder).glob(".*.part"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+class _HashingSink:
+    """Passes bytes on to a file, and keeps their SHA-256 and the error that stopped them."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def _scratch_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder in the one that `path` is to be in; what the disk refuses is explained."""
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        yield scratch
+    except OSError as error:
+        # The block may also read; what it cannot read is not explained here.
+        elsewhere = error.filename and not Path(error.filename).is_relative_to(path.parent)
+        if error.errno not in _REFUSALS or elsewhere:
+            raise
+        raise WriteError(f"{path}: cannot be written: {_REFUSALS[error.errno]}") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # elsewhere a folder cannot be opened
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
+    """Write `content`, whole or not at all; see `atomic_path`."""
+    with atomic_path(path, durable) as draft:
+        draft.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
-    with atomic_path(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

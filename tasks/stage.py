@@ -20,12 +20,18 @@ Item = TypeVar("Item")
 StageFunction = Callable[[Params, Layout], Figures]
 
 
-def main(stage: str, description: str | None, run: StageFunction, argv: list[str] | None) -> int:
+def main(
+    stage: str,
+    description: str | None,
+    run: StageFunction,
+    argv: list[str] | None,
+    finish: Callable[[Params, Layout], None] | None = None,
+) -> int:
     """Run one stage from the command line.
 
     Reads the parameter file, calls `run`, writes what it returns to `metrics/<stage>.json`, records
     it with W&B and prints the headline. `run` imports the heavy libraries itself, so that `--help`
-    is quick.
+    is quick. `finish` is called last, when all is written.
 
     Returns:
         The exit status: 0, or 1 with the reason on standard error.
@@ -44,6 +50,8 @@ def main(stage: str, description: str | None, run: StageFunction, argv: list[str
             figures = run(params, layout)
             write_json(layout.metrics(stage), rounded(figures))
             record(figures)
+        if finish is not None:
+            finish(params, layout)
     except TimmflowError as error:
         print(f"error: {stage}: {error}", file=sys.stderr)
         return 1

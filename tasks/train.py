@@ -12,12 +12,13 @@ import json
 import math
 import shutil
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError, ModelError, TrainingError
-from components.files import sha256, write_text
+from components.files import remove_drafts, sha256, write_text
 from tasks.layout import Layout
 from tasks.params import Params
 from tasks.stage import Figures, main
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from components.models.vision_module import VisionModule
     from components.training.fit import FitResult
     from components.training.settings import TrainSettings
+
+# How fast it goes, how much an interruption costs, and what is allowed afterwards: not what comes
+# out.
+NOT_IN_KEY = {"num_workers", "checkpoint_minutes", "allow_trivial"}
+STALE_SECONDS = 7 * 24 * 3600
 
 
 def train(params: Params, layout: Layout) -> Figures:
@@ -59,6 +65,9 @@ def train(params: Params, layout: Layout) -> Figures:
     data = batches(store, description, params)
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
+    remove_stale(layout.resume, keep=resume_dir)
+    remove_drafts(layout.weights.parent)
+    remove_drafts(layout.plots)
     result = fit(module, data, settings, params.base.seed, resume_dir)
     print(result.time, flush=True)
     if not (result.beats_trivial or settings.allow_trivial):
@@ -72,9 +81,6 @@ def train(params: Params, layout: Layout) -> Figures:
     ]
     write_text(layout.plots / "train.csv", "\n".join(lines) + "\n")
     best = result.rows[result.best_epoch - 1]
-    # Only now: until here a kill would have cost the training. Leftovers of other parameters, data
-    # or code go too.
-    shutil.rmtree(layout.resume, ignore_errors=True)
     return {
         "num_epochs": len(result.rows),
         "best_epoch": result.best_epoch,
@@ -230,14 +236,14 @@ def resume_key(params: Params, layout: Layout) -> str:
     """Names the resume folder: a hash of parameters, data and code.
 
     A checkpoint of other parameters, data or code must never be taken up: it would be "resumed"
-    with nothing left to do.
+    with nothing left to do. Of the data the tables are read, not the pixels: they hold the SHA-256
+    of each image file and how it came to where it lies.
     """
     digest = hashlib.sha256()
     digest.update(params.base.model_dump_json().encode())
-    # What is allowed decides after the training: to allow more must not cost a new one.
-    digest.update(params.train.model_dump_json(exclude={"allow_trivial"}).encode())
-    for file in sorted(layout.prepared.glob("*")):
-        digest.update(sha256(file).encode())
+    digest.update(params.train.model_dump_json(exclude=NOT_IN_KEY).encode())
+    for name in ("dataset.json", "index.parquet", "objects.parquet"):
+        digest.update(sha256(layout.prepared / name).encode())
     if isinstance(params.train.pretrained, str) and Path(params.train.pretrained).is_file():
         digest.update(sha256(Path(params.train.pretrained)).encode())
     for package in ("torch", "timm", "lightning"):
@@ -248,5 +254,25 @@ def resume_key(params: Params, layout: Layout) -> str:
     return digest.hexdigest()[:16]
 
 
+def remove_stale(resume: Path, keep: Path) -> None:
+    """Remove resume folders that nobody is likely to come back to.
+
+    Of the others than `keep`, the two that were last written to stay, for a week: one may go back
+    to the parameters before.
+    """
+    others = [folder for folder in resume.glob("*") if folder.is_dir() and folder != keep]
+    others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for number, folder in enumerate(others):
+        if number >= 2 or time.time() - folder.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def finish(params: Params, layout: Layout) -> None:
+    """Remove the checkpoints, once weights, curves and figures are on the disk."""
+    shutil.rmtree(layout.resume / resume_key(params, layout), ignore_errors=True)
+    if layout.resume.is_dir() and not any(layout.resume.iterdir()):
+        layout.resume.rmdir()
+
+
 if __name__ == "__main__":
-    sys.exit(main("train", __doc__, train, None))
+    sys.exit(main("train", __doc__, train, None, finish))

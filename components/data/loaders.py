@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -59,6 +61,9 @@ class EpochSampler(Sampler[Key]):
         seed: of the shuffling; None keeps the order.
         class_ids: one for each of `rows`: draws, with replacement, as many rows as there are, each
             class as likely as any other. Needs a seed.
+
+    Attributes:
+        done: (epoch, places) that a resumed training begins with and has behind it.
     """
 
     def __init__(self, rows: np.ndarray, seed: int | None, class_ids: np.ndarray | None = None):
@@ -67,6 +72,7 @@ class EpochSampler(Sampler[Key]):
         self.rows = rows
         self.seed = seed
         self.epoch = 0
+        self.done: tuple[int, int] | None = None
         self._weights: np.ndarray | None = None
         if class_ids is not None and len(rows):
             _, which, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
@@ -87,8 +93,9 @@ class EpochSampler(Sampler[Key]):
                 order = rng.permutation(self.rows)
             else:
                 order = rng.choice(self.rows, len(self.rows), p=self._weights)
-        for place, row in enumerate(order):
-            yield self.epoch, int(row), place
+        first = self.done[1] if self.done is not None and self.done[0] == self.epoch else 0
+        for place in range(first, len(order)):
+            yield self.epoch, int(order[place]), place
 
 
 class PreparedDataset(Dataset[dict[str, Any]]):
@@ -142,6 +149,8 @@ class PreparedDataset(Dataset[dict[str, Any]]):
     def _as_it_stands(self, row: int) -> dict[str, Any]:
         info = self.store.info
         pixels = fit(self.store.image(row), info.image_size, info.resize)
+        # A copy where it is a view of the store, which torch would warn of.
+        pixels = np.require(pixels, requirements="W")
         item: dict[str, Any] = {"image": torch.from_numpy(pixels)}
         return item | (_targets(*self.store.boxes(row)) if info.task == "detection" else {})
 
@@ -186,6 +195,16 @@ class PreparedDataset(Dataset[dict[str, Any]]):
 
 def _targets(boxes: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
     return {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
+
+
+def _outlive_signals(worker: int) -> None:
+    """Let INT and TERM to the whole process group end a loader's worker after its owner has saved.
+
+    The owner ends its workers itself; one that it has forgotten goes some seconds after a TERM.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(10))
 
 
 def collate(items: list[dict[str, Any]]) -> Batch:
@@ -244,7 +263,7 @@ class PreparedDataModule(LightningDataModule):
         balanced: classification: training draws each class equally often, with replacement.
 
     Attributes:
-        first_epoch: that training begins with, where it resumes.
+        first_epoch, first_batch: that training begins with, where it resumes.
 
     Raises:
         DataError: an input size of `augment.multi_scale` is below 32 pixels.
@@ -277,6 +296,7 @@ class PreparedDataModule(LightningDataModule):
         self.num_epochs = num_epochs
         self.balanced = balanced
         self.first_epoch = 0
+        self.first_batch = 0
         self._sizes: InputSizes | None = None
         if augment is not None and any(augment.multi_scale) and store.info.task == "detection":
             size, every = store.info.image_size, augment.multi_scale_every
@@ -299,6 +319,9 @@ class PreparedDataModule(LightningDataModule):
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_outlive_signals,
+            # Its own: the loader draws a seed for its workers, from torch's stream if left to it.
+            generator=torch.Generator().manual_seed(self.seed),
             collate_fn=SizedCollate(self._sizes, self.batch_size, num_batches)
             if train and self._sizes
             else collate,
@@ -309,7 +332,9 @@ class PreparedDataModule(LightningDataModule):
         loader = self.loader("train", train=True)
         # Workers fetch ahead as soon as the loader is iterated, which Lightning does before it
         # tells the sampler in which epoch a resumed training goes on.
-        cast(EpochSampler, loader.sampler).set_epoch(self.first_epoch)
+        sampler = cast(EpochSampler, loader.sampler)
+        sampler.set_epoch(self.first_epoch)
+        sampler.done = (self.first_epoch, self.first_batch * self.batch_size)
         return loader
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from components.data.color import normalize
@@ -117,11 +117,16 @@ def assert_runs(model: VisionModule, description: ModelDescription) -> None:
 
 
 def save_model(folder: Path, description: ModelDescription, state: dict[str, Tensor]) -> None:
-    """Write weights and description, whole or not at all."""
-    with atomic_path(folder) as draft:
+    """Write weights and description, whole or not at all.
+
+    Raises:
+        WriteError: the disk is full, or refuses for another reason.
+    """
+    with atomic_path(folder, durable=True) as draft:
         draft.mkdir()
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        save_file(tensors, draft / WEIGHTS)
+        # Not `save_file`, which has errors of its own for what the disk says.
+        (draft / WEIGHTS).write_bytes(save(tensors))
         write_json(draft / DESCRIPTION, description.model_dump(mode="json"))
 
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-
-from components.files import atomic_path
 
 
 def _network(module: LightningModule) -> nn.Module:
@@ -93,23 +89,27 @@ class Ema(Callback):
 
 
 class BestWeights(Callback):
-    """Writes the network whenever the monitored value is the best so far.
+    """Keeps the network as it was when the monitored value was the best so far.
 
     Put before `Ema` among the callbacks: the average is then still in place when this one looks.
+    The weights are not in the checkpoint: they have a file of their own there, written only when
+    they have changed (components/training/checkpoints.py).
 
     Args:
-        path: `.safetensors` file.
         monitor: a logged name; higher is better.
+
+    Attributes:
+        weights: of the network, on the CPU; a new dict whenever they change, None before the first.
     """
 
-    def __init__(self, path: Path, monitor: str):
-        self.path = path
+    def __init__(self, monitor: str):
         self.monitor = monitor
         self.best: float | None = None
         self.best_epoch = 0
+        self.weights: dict[str, Tensor] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, and write if better."""
+        """Compare, and copy if better."""
         if trainer.sanity_checking:
             return
         value = float(trainer.callback_metrics[self.monitor])
@@ -118,26 +118,25 @@ class BestWeights(Callback):
         # At zero nothing has been found yet, and later weights are the better guess.
         if self.best is None or value > self.best or value == self.best == 0:
             self.best, self.best_epoch = value, trainer.current_epoch + 1
-            if trainer.is_global_zero:
-                with atomic_path(self.path) as draft:
-                    state = _network(pl_module).state_dict()
-                    save_file({k: v.contiguous() for k, v in state.items()}, draft)
+            state = _network(pl_module).state_dict()
+            self.weights = {
+                k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()
+            }
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, and its weights: the file may run ahead of the checkpoint."""
-        weights = load_file(self.path) if self.path.exists() else {}
-        return {"best": self.best, "best_epoch": self.best_epoch, "weights": weights}
+        """The best value so far, and where."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        if state_dict["weights"]:
-            with atomic_path(self.path) as draft:
-                save_file(state_dict["weights"], draft)
 
 
 class Curves(Callback):
     """Collects a row of figures an epoch, and prints it as a line.
+
+    The mean loss of the epoch's batches, `train_loss`, is summed up here: what Lightning has logged
+    of an epoch is gone when training is interrupted in it.
 
     Args:
         names: logged values to keep, as `{column: logged name}`.
@@ -148,15 +147,28 @@ class Curves(Callback):
         self.names = names
         self.on_epoch = on_epoch
         self.rows: list[dict[str, float]] = []
+        self._loss_sum = torch.zeros(())
+        self._num_images = 0
         self._started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the epoch's clock."""
+        """Start the epoch's clock and sum."""
         self._started = time.perf_counter()
+        self._loss_sum, self._num_images = torch.zeros(()), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the loss, where it is: to fetch it from an accelerator would wait for it."""
+        loss, num_images = outputs["loss"].detach(), len(batch["images"])
+        self._loss_sum = self._loss_sum.to(loss.device) + loss * num_images
+        self._num_images += num_images
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row. Validation has run by now."""
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
+        if self._num_images:
+            row["train_loss"] = float(self._loss_sum) / self._num_images
         for column, name in self.names.items():
             if name in trainer.callback_metrics:
                 row[column] = float(trainer.callback_metrics[name])
@@ -172,12 +184,18 @@ class Curves(Callback):
                 self.on_epoch(row)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
+        """The rows so far, and the sum of the epoch's losses."""
+        return {
+            "rows": self.rows,
+            "loss_sum": self._loss_sum.cpu(),
+            "num_images": self._num_images,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.rows = state_dict["rows"]
+        self._loss_sum = state_dict["loss_sum"]
+        self._num_images = state_dict["num_images"]
 
 
 class EpochSeed(Callback):

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from safetensors.torch import load_file
+from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from torch import Tensor
 
 from components.data.loaders import PreparedDataModule
 from components.errors import TrainingError
 from components.models.vision_module import VisionModule
 from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed
+from components.training.checkpoints import Checkpoints
 from components.training.finite_loss import FiniteLoss
 from components.training.memory import explained_memory_errors
+from components.training.resume import CheckpointFiles, SaveProgress, StopRequest
 from components.training.settings import TrainSettings
 from components.training.time_split import StepClock, TimeSplit
 from components.training.trivial import BeatsTrivial, trivial_scores
@@ -70,24 +70,26 @@ def fit(
         data: its batches.
         settings: how.
         seed: of what the network draws (dropout); `data` has its own.
-        resume_dir: holds the checkpoint of an unfinished training of the same parameters, data and
-            code, or is made. It stays: whoever has saved the result removes it.
+        resume_dir: holds the checkpoints of an unfinished training of the same parameters, data and
+            code, or is made. It stays: whoever has saved the result removes it. A finished training
+            is not repeated.
         on_epoch: called with each epoch's figures.
 
     Raises:
         TrainingError: the loss is not finite, memory is full, or no epoch gave a value to compare.
+        WriteError: no checkpoint can be written. The last one stays.
+        SystemExit: INT or TERM came: 130 or 143, with a checkpoint of the last step.
     """
     monitor = f"val/{module.main_metric}"
-    best = BestWeights(resume_dir / "best.safetensors", monitor)
-    curves = Curves(
-        {"train_loss": "train/loss", "val_loss": "val/loss", module.main_metric: monitor}, on_epoch
-    )
-    clock = StepClock()
+    best = BestWeights(monitor)
+    curves = Curves({"val_loss": "val/loss", module.main_metric: monitor}, on_epoch)
     trivial = BeatsTrivial(trivial_scores(data.store))
+    clock = StepClock()
     finite = FiniteLoss(resume_dir / "not-finite.pt")
     callbacks: list[Callback] = [EpochSeed(seed), finite, best, trivial]
-    if settings.ema_decay:
-        callbacks.append(Ema(settings.ema_decay, settings.ema_ramp))
+    ema = Ema(settings.ema_decay, settings.ema_ramp) if settings.ema_decay else None
+    if ema is not None:
+        callbacks.append(ema)
     callbacks.append(curves)
     if settings.patience:
         callbacks.append(EarlyStopping(monitor, mode="max", patience=settings.patience))
@@ -95,9 +97,14 @@ def fit(
     interactive = sys.stderr.isatty()
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))
-    callbacks.append(
-        ModelCheckpoint(resume_dir, filename="last", every_n_epochs=1, enable_version_counter=False)
-    )
+    checkpoints, stop = Checkpoints(resume_dir), StopRequest()
+    resumed, best.weights = checkpoints.latest() or (None, None)
+    if resumed is not None and "finished" in resumed:
+        for callback in callbacks:
+            if callback.state_key in resumed["finished"]["callbacks"]:
+                callback.load_state_dict(resumed["finished"]["callbacks"][callback.state_key])
+        return _result(best, curves, trivial, clock, resumed["finished"]["seconds"])
+    callbacks.append(SaveProgress(resume_dir, settings.checkpoint_minutes, stop, ema, resumed))
     # Lightning tells of its devices, of the number of workers and of upgrades; none is news here.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -113,52 +120,50 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        plugins=[CheckpointFiles(checkpoints, best, resumed)],
     )
-    checkpoint = resume_dir / "last.ckpt"
-    data.first_epoch = _epochs_done(checkpoint)
+    if resumed is not None:
+        data.first_epoch = resumed["position"]["epoch"]
+        data.first_batch = resumed["position"]["batch"]
     started = time.perf_counter()
     explained = explained_memory_errors(settings, data.store.info.image_size)
-    with warnings.catch_warnings(), explained:
+    with warnings.catch_warnings(), stop.listening(), explained:
         _ignore_known_warnings()
         trainer.fit(
             module,
             datamodule=data,
-            ckpt_path=checkpoint if checkpoint.exists() else None,
+            # Of which `CheckpointFiles` needs to know only that there is one.
+            ckpt_path=resume_dir if resumed is not None else None,
             weights_only=True,
         )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if best.best is None:
+        seconds = time.perf_counter() - started
+        # Small, as nothing will be trained on: what is left to do after this is to save the result.
+        states = {c.state_key: state for c in callbacks if (state := c.state_dict())}
+        finished = {"callbacks": states, "seconds": seconds}
+        checkpoints.write({"finished": finished}, best.weights)
+        if stop.number is not None:
+            stop.end("saved after the last epoch")
+    return _result(best, curves, trivial, clock, seconds)
+
+
+def _result(
+    best: BestWeights, curves: Curves, trivial: BeatsTrivial, clock: StepClock, seconds: float
+) -> FitResult:
+    if best.best is None or best.weights is None:
         raise TrainingError(
-            f"no epoch gave a {monitor} to compare: has the validation split any object?"
+            f"no epoch gave a {best.monitor} to compare: has the validation split any object?"
         )
     return FitResult(
-        load_file(best.path),
+        best.weights,
         curves.rows,
         best.best_epoch,
         best.best,
-        monitor,
-        time.perf_counter() - started,
+        best.monitor,
+        seconds,
         clock.split(),
         trivial.scores,
         trivial.beaten,
     )
-
-
-def _epochs_done(checkpoint: Path) -> int:
-    """Epochs that a checkpoint has behind it; 0 without one.
-
-    Half of one is removed, and training starts over.
-    """
-    if not checkpoint.exists():
-        return 0
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        return int(state["epoch"]) + 1
-    except Exception as error:  # noqa: BLE001 - whatever torch raises, it cannot be resumed from
-        print(f"{checkpoint}: unreadable, training starts over ({error})", file=sys.stderr)  # noqa: T201
-        checkpoint.unlink()
-        return 0
 
 
 def _ignore_known_warnings() -> None:
@@ -166,6 +171,7 @@ def _ignore_known_warnings() -> None:
         "does not have many workers": UserWarning,  # the number is a parameter
         "exists and is not empty": UserWarning,  # the resume folder is meant to be there
         "in eval mode at the start of training": UserWarning,  # a frozen backbone
+        "your dataloader is not resumable": UserWarning,  # its sampler is
         "LeafSpec": FutureWarning,  # lightning 2.6 under torch 2.14
     }
     for text, category in known.items():

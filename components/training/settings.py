@@ -142,6 +142,9 @@ class TrainSettings(Settings):
         description="true: also a model is kept that is no better than always naming the most "
         "frequent class, or than finding nothing",
     )
+    checkpoint_minutes: float = Field(
+        2.0, ge=0, description="longest time between checkpoints to resume from; 0: every step"
+    )
     num_workers: int = Field(1, ge=0, le=256, description="processes that load batches")
     num_threads: int = Field(0, ge=0, description="CPU threads of torch; 0 means one per core")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(

@@ -56,13 +56,18 @@ class StepClock(Callback):
         self._num_images = self._num_steps = self._num_measured = 0
         self._measured = True
         self._device = torch.device("cpu")
-        self._started = self._mark = time.perf_counter()
-        self._validation_start = 0.0
+        self._started: float | None = None
+        self._mark = self._validation_start = 0.0
+        self._before = 0.0  # seconds of the runs that were interrupted
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._device = pl_module.device
         self._started = self._mark = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._before, self._started = self._total(), None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What lies between epochs is nobody's; the wait for the first batch is data."""
@@ -126,4 +131,18 @@ class StepClock(Callback):
             part: value * (stands_for if part in ("forward", "backward", "optimizer") else 1)
             for part, value in self._seconds.items()
         }
-        return TimeSplit(seconds, time.perf_counter() - self._started, self._num_images)
+        return TimeSplit(seconds, self._total(), self._num_images)
+
+    def _total(self) -> float:
+        now = time.perf_counter()
+        return self._before + (0.0 if self._started is None else now - self._started)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured, for the checkpoint."""
+        counts = [self._num_images, self._num_steps, self._num_measured]
+        return {"seconds": dict(self._seconds), "counts": counts, "total": self._total()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self._seconds, self._before = dict(state_dict["seconds"]), state_dict["total"]
+        self._num_images, self._num_steps, self._num_measured = state_dict["counts"]

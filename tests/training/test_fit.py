@@ -67,31 +67,6 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, task):
     assert first.rows == second.rows
 
 
-@pytest.mark.parametrize("task", ["classification", "detection"])
-@pytest.mark.parametrize("stop_after", [1, 2])
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_interrupted_after_an_epoch_it_ends_with_the_same_weights(
-    tmp_path, task, stop_after, num_workers
-):
-    store = make_store(tmp_path / "store", task)
-    settings = {"num_workers": num_workers}
-    if task == "detection":
-        settings["augment"] = MOSAIC
-    whole = run(store, tmp_path / "whole", **settings)
-
-    def interrupt(row):
-        if row["epoch"] == stop_after + 1:
-            raise SystemExit  # in the middle of what would be the next epoch's end
-
-    with pytest.raises(SystemExit):
-        run(store, tmp_path / "cut", on_epoch=interrupt, **settings)
-    assert (tmp_path / "cut" / "last.ckpt").exists()
-    resumed = run(store, tmp_path / "cut", **settings)
-    assert [row["epoch"] for row in resumed.rows] == [1, 2, 3]
-    assert same(whole.state, resumed.state)
-    assert (resumed.best, resumed.best_epoch) == (whole.best, whole.best_epoch)
-
-
 def test_it_learns(tmp_path):
     store = make_store(tmp_path / "store", "classification", num_images=60)
     result = run(store, tmp_path / "resume", epochs=8, ema_decay=0.5)
@@ -103,16 +78,6 @@ def test_patience_stops_early(tmp_path):
     store = make_store(tmp_path / "store", "classification", num_images=20)
     result = run(store, tmp_path / "resume", epochs=30, patience=2, lr=1e-3)
     assert len(result.rows) < 30
-
-
-def test_half_a_checkpoint_is_not_resumed_from(tmp_path, capsys):
-    store = make_store(tmp_path / "store", "classification")
-    whole = run(store, tmp_path / "whole")
-    (tmp_path / "cut").mkdir()
-    checkpoint = (tmp_path / "whole" / "last.ckpt").read_bytes()
-    (tmp_path / "cut" / "last.ckpt").write_bytes(checkpoint[: len(checkpoint) // 2])
-    assert same(run(store, tmp_path / "cut").state, whole.state)
-    assert "unreadable, training starts over" in capsys.readouterr().err
 
 
 def test_a_frozen_backbone_stays_as_it_was_batch_norm_included(tmp_path):
