@@ -127,6 +127,7 @@ def batches(
         settings.epochs,
         store.info.task == "classification" and settings.classifier.balanced_sampling,
         description.channels,
+        settings.detector.repeat_threshold,
     )
 
 
