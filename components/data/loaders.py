@@ -41,7 +41,7 @@ from components.data.extra_changes import CopyPaste, erased, trivially_augmented
 from components.data.geometry import fit
 from components.data.mosaic import Mosaic, Scene
 from components.data.multi_scale import InputSizes, resize_batch
-from components.data.repeat_factor import repeat_factors, repeated
+from components.data.repeat_factor import epoch_length, repeat_factors, repeated
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
 
@@ -94,7 +94,7 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows) if self.factors is None else round(float(self.factors.sum()))
+        return len(self.rows) if self.factors is None else epoch_length(self.factors)
 
     def __iter__(self) -> Iterator[Key]:
         order = self.rows

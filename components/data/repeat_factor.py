@@ -5,6 +5,7 @@ Gupta et al. 2019 (LVIS), arXiv:1908.03195.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,12 +33,17 @@ def repeat_factors(classes_of: Sequence[np.ndarray], threshold: float) -> np.nda
     return factors
 
 
+def epoch_length(factors: np.ndarray) -> int:
+    """Images an epoch: the sum of their factors, rounded up so that none is left out."""
+    return math.ceil(float(factors.sum()) - 1e-6)
+
+
 def repeated(factors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Positions of an epoch, in order: each as often as its factor, rounded up or down at random.
 
-    Their number is the same in every epoch: the sum of the factors, rounded (systematic sampling).
+    Their number is the same in every epoch, `epoch_length` (systematic sampling).
     """
-    length = round(float(factors.sum()))
+    length = epoch_length(factors)
     ends = np.cumsum(factors) * (length / factors.sum())
     ends[-1] = length  # whatever the sum's last digits
     marks = np.floor(ends + rng.random() * (1 - 1e-9))
