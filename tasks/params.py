@@ -3,6 +3,7 @@
 python -m tasks.params                     check params.yaml
 python -m tasks.params FILE                check another file
 python -m tasks.params --schema            every key: type, default, meaning
+python -m tasks.params --recipe NAME       the section `train` as it would be with that recipe
 python -m tasks.params --use FILE          check FILE and make it the new params.yaml
 """
 
@@ -10,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ from components.export.settings import ExportSettings
 from components.files import atomic_path
 from components.report.settings import ReportSettings
 from components.settings import Settings
+from components.training.recipes import RECIPES, recipe_values, with_recipe
 from components.training.settings import TrainSettings
 from components.validation.settings import ValidateSettings
 
@@ -68,12 +71,24 @@ class Params(Settings):
     export: ExportSettings = Field(ExportSettings(), description="the ONNX file")
     report: ReportSettings = Field(ReportSettings(), description="the page to review")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _train_over_its_recipe(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        base, train = tree.get("base"), tree.get("train", {})
+        task = base.get("task") if isinstance(base, dict) else None
+        if task in ("classification", "detection") and isinstance(train, dict):
+            return {**tree, "train": with_recipe(train, task)}
+        return tree  # of another form than it should be: that is said below
+
     @model_validator(mode="after")
     def _crop_is_a_share(self) -> Params:
-        if self.base.task == "classification" and self.train.augment.scale[1] > 1:
+        scale = self.train.augment.scale
+        if self.base.task == "classification" and scale != "auto" and scale[1] > 1:
             raise ValueError(
                 "train.augment.scale: classification crops a share of the image, so its upper end "
-                f"is at most 1, not {self.train.augment.scale[1]:g}; for example [0.5, 1.0]"
+                f"is at most 1, not {scale[1]:g}; for example [0.5, 1.0]"
             )
         return self
 
@@ -100,6 +115,19 @@ def load(path: Path) -> Params:
         ParamsError: all that is wrong with it, a line each: dotted path, value, what is allowed,
             and the nearest known key for one that is not known.
     """
+    tree = _tree(path)
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        plural = "s" if len(lines) > 1 else ""
+        raise ParamsError(
+            f"{path}: {len(lines)} error{plural}\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """A parameter file as it stands."""
     try:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
@@ -110,14 +138,7 @@ def load(path: Path) -> Params:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ParamsError(f"{path}: must be a mapping of sections: {', '.join(_keys(Params))}")
-    try:
-        return Params.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
-        plural = "s" if len(lines) > 1 else ""
-        raise ParamsError(
-            f"{path}: {len(lines)} error{plural}\n" + "\n".join(f"  {line}" for line in lines)
-        ) from None
+    return tree
 
 
 def _explain(item: Any) -> str:
@@ -164,6 +185,25 @@ def _description(location: list[str]) -> str:
     return _description(location[:-1]) if len(location) > 1 else ""
 
 
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; the options of a schedule are one value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and key != "scheduler_options":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+_RECIPE_KEYS = {
+    key
+    for name, recipe in RECIPES.items()
+    for variant in (*recipe.tasks, *recipe.variants)
+    for key in _flat(recipe_values(name, variant, variant))
+}
+
+
 def schema_lines(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[str]:
     """Every key with type, bounds, default and meaning, a line each."""
     properties = model.model_json_schema(by_alias=True).get("properties", {})
@@ -185,8 +225,52 @@ def schema_lines(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[
         signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
         bounds = [f"{sign} {facts[word]:g}" for word, sign in signs.items() if word in facts]
         default = "required" if field.is_required() else f"default {field.default!r}"
+        if f"{prefix}{key}".removeprefix("train.") in _RECIPE_KEYS and prefix.startswith("train."):
+            default = f"default the recipe's, else {field.default!r}"
         inside = ", ".join([kind, *bounds, default])
         yield f"  {prefix}{key} ({inside}): {field.description}"
+
+
+def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
+    """The section `train` of a file with a recipe, a line a key: its value and where that is from.
+
+    Args:
+        path: of the parameter file; its own values go first.
+        name: of the recipe; None: the file's.
+
+    Raises:
+        ParamsError: the file is faulty, with this recipe.
+    """
+    tree = _tree(path)
+    given = tree.get("train") or {}
+    if name is not None and isinstance(given, dict):
+        tree = {**tree, "train": {**given, "recipe": name}}
+    try:
+        params = Params.model_validate(tree)
+    except ValidationError:
+        load(path)  # says what is wrong, unless only the recipe is
+        raise ParamsError(f"{path}: does not go with the recipe {name}") from None
+    recipe = params.train.recipe
+    named = _flat(recipe_values(recipe, params.base.task, params.train.backbone))
+    stated = {key for key, value in _flat(given).items() if value is not None}
+    yield f"# {recipe}: {RECIPES[recipe].purpose}"
+    yield f"# After {RECIPES[recipe].source}."
+    for key, value in _flat(params.train.model_dump(mode="json")).items():
+        origin = f"recipe {recipe}" if key in named else "default"
+        if key in stated:
+            origin = path.name
+            if key in named and key not in ("backbone", "pretrained"):
+                origin += f"; the recipe says {json.dumps(named[key])}"
+        yield f"{'train.' + key:36}{json.dumps(value):>20}  # {origin}"
+
+
+def _recipe_in_words(path: Path, params: Params) -> str:
+    """How much of its recipe a file leaves in force."""
+    recipe = params.train.recipe
+    named = set(_flat(recipe_values(recipe, params.base.task, params.train.backbone)))
+    given = _flat(_tree(path).get("train") or {})
+    replaced = [key for key in named if given.get(key) is not None]
+    return f"recipe {recipe}: {len(replaced)} of its {len(named)} values are set otherwise here"
 
 
 def use(source: Path, target: Path, examples: Path, force: bool) -> str:
@@ -227,17 +311,27 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("file", nargs="?", default="params.yaml", type=Path)
     parser.add_argument("--schema", action="store_true", help="print every key and its meaning")
+    parser.add_argument(
+        "--recipe",
+        nargs="?",
+        const="",
+        choices=["", *RECIPES],
+        help="print what train is with this recipe (none named: the file's)",
+    )
     parser.add_argument("--use", type=Path, metavar="FILE", help="make FILE the parameter file")
     parser.add_argument("--force", action="store_true", help="with --use: replace own parameters")
     args = parser.parse_args(argv)
     try:
         if args.schema:
             print("\n".join(schema_lines()).lstrip())
+        elif args.recipe is not None:
+            print("\n".join(recipe_lines(args.file, args.recipe or None)))
         elif args.use:
             print(use(args.use, args.file, Path("examples"), args.force))
         else:
             params = load(args.file)
             print(f"{args.file}: fine ({params.base.task} on {params.base.data})")
+            print(_recipe_in_words(args.file, params))
     except TimmflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -17,19 +17,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.errors import DataError, ModelError
+from components.errors import DataError, ModelError, TrainingError
 from components.files import remove_drafts, sha256, write_text
 from tasks.layout import Layout
 from tasks.params import Params
 from tasks.stage import Figures, main
 
 if TYPE_CHECKING:
-    from components.data.store import StoreInfo
+    from components.data.loaders import PreparedDataModule
+    from components.data.store import PreparedStore, StoreInfo
     from components.models.saved_model import ModelDescription
+    from components.models.vision_module import VisionModule
+    from components.training.fit import FitResult
     from components.training.settings import TrainSettings
 
-# How fast it goes and how much an interruption costs, not what comes out.
-NOT_IN_KEY = {"num_workers", "checkpoint_minutes"}
+# How fast it goes, how much an interruption costs, and what is allowed afterwards: not what comes
+# out.
+NOT_IN_KEY = {"num_workers", "checkpoint_minutes", "allow_trivial"}
 STALE_SECONDS = 7 * 24 * 3600
 
 
@@ -38,50 +42,36 @@ def train(params: Params, layout: Layout) -> Figures:
 
     Returns:
         `num_epochs`, `best_epoch`, `monitor`, `best`, `train_loss`, `val_loss` (of the best epoch),
-        `seconds`, `num_parameters`.
+        `seconds`, `images_per_second`, `data_share` (of the time, waiting for batches),
+        `num_parameters`.
 
     Raises:
         ModelError: the backbone is not known, its weights cannot be had, or it does not work at
             this image size.
-        TrainingError: the loss is not finite, or nothing was learnt.
+        TrainingError: the loss is not finite, memory is full, or nothing was learnt.
     """
     from components.runtime import configure_torch
 
     settings = params.train
     configure_torch(settings.num_threads, params.base.seed)
 
-    from components.data.loaders import PreparedDataModule
     from components.data.store import PreparedStore
     from components.models.backbones import count_parameters
-    from components.models.saved_model import assert_runs, build_model, save_model
+    from components.models.saved_model import assert_runs, save_model
     from components.training.fit import fit
 
     store = PreparedStore.open(layout.prepared)
-    description = describe(store.info, settings)
-    module = build_model(
-        description,
-        settings.pretrained,
-        **module_options(settings),
-        **task_options(store.info, settings),
-    )
-    data = PreparedDataModule(
-        store,
-        settings.batch_size,
-        description.mean,
-        description.std,
-        settings.augment,
-        params.base.seed,
-        settings.num_workers,
-        settings.epochs,
-        store.info.task == "classification" and settings.classifier.balanced_sampling,
-        description.channels,
-    )
+    description, module = build(store.info, settings)
+    data = batches(store, description, params)
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
     remove_stale(layout.resume, keep=resume_dir)
     remove_drafts(layout.weights.parent)
     remove_drafts(layout.plots)
     result = fit(module, data, settings, params.base.seed, resume_dir)
+    print(result.time, flush=True)
+    if not (result.beats_trivial or settings.allow_trivial):
+        raise TrainingError(_trivial_text(result))
     save_model(layout.weights, description, result.state)
     columns = sorted({name for row in result.rows for name in row} - {"epoch"})
     lines = [",".join(["epoch", *columns])]
@@ -100,19 +90,68 @@ def train(params: Params, layout: Layout) -> Figures:
         # A model may rank well and still be infinitely sure of one mistake.
         **({"val_loss": best["val_loss"]} if math.isfinite(best["val_loss"]) else {}),
         "seconds": result.seconds,
+        "images_per_second": result.time.images_per_second,
+        "data_share": result.time.shares["data"],
         "num_parameters": count_parameters(module, trainable_only=False),
     }
 
 
+def build(info: StoreInfo, settings: TrainSettings) -> tuple[ModelDescription, VisionModule]:
+    """What these settings stand for on this data: the network's description, and its module."""
+    from components.models.saved_model import build_model
+
+    description = describe(info, settings)
+    options = {**module_options(settings), **task_options(info, settings)}
+    return description, build_model(description, settings.pretrained, **options)
+
+
+def batches(
+    store: PreparedStore, description: ModelDescription, params: Params
+) -> PreparedDataModule:
+    """The training's batches."""
+    from components.data.loaders import PreparedDataModule
+    from components.training.fitted_augment import fitted
+
+    settings = params.train
+    augment, reasons = fitted(settings.augment, store)
+    for reason in reasons:
+        print(reason, flush=True)
+    return PreparedDataModule(
+        store,
+        settings.batch_size,
+        description.mean,
+        description.std,
+        augment,
+        params.base.seed,
+        settings.num_workers,
+        settings.epochs,
+        store.info.task == "classification" and settings.classifier.balanced_sampling,
+        description.channels,
+        settings.detector.repeat_threshold,
+    )
+
+
+def _trivial_text(result: FitResult) -> str:
+    scores = " or ".join(f"{name} {score:.3f}" for name, score in result.trivial.items())
+    return (
+        f"nothing was learnt: the best {result.monitor} is {result.best:.3f}, and no epoch is "
+        f"above {scores}, which takes no training (the most frequent class; no detection). Look at "
+        "the batches (python -m tasks.preview), raise train.epochs or change train.lr; or keep "
+        "such a model with train.allow_trivial: true"
+    )
+
+
 def module_options(settings: TrainSettings) -> dict[str, Any]:
     """How every model is trained; see `components.models.module_options`."""
+    from components.training.recipes import step_lr
+
     schedule: dict[str, Any] = dict(settings.scheduler_options)
     if settings.scheduler not in ("onecycle", "plateau"):
         schedule["warmup_epochs"] = settings.warmup_epochs
     if settings.scheduler == "yolox":
         schedule.setdefault("no_aug_epochs", settings.augment.plain_epochs)
     return {
-        "lr": settings.lr,
+        "lr": step_lr(settings.lr, settings.lr_batch, settings.optimizer, settings.batch_size),
         "weight_decay": settings.weight_decay,
         "optimizer": settings.optimizer,
         "scheduler": settings.scheduler,

@@ -37,9 +37,11 @@ from components.data.color import (
     normalize,
     recolor,
 )
+from components.data.extra_changes import CopyPaste, erased, trivially_augmented
 from components.data.geometry import fit
-from components.data.mosaic import Mosaic
+from components.data.mosaic import Mosaic, Scene
 from components.data.multi_scale import InputSizes, resize_batch
+from components.data.repeat_factor import epoch_length, repeat_factors, repeated
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
 
@@ -61,14 +63,23 @@ class EpochSampler(Sampler[Key]):
         seed: of the shuffling; None keeps the order.
         class_ids: one for each of `rows`: draws, with replacement, as many rows as there are, each
             class as likely as any other. Needs a seed.
+        factors: how often each of `rows` is shown an epoch, on average; see
+            `components.data.repeat_factor`. Needs a seed.
 
     Attributes:
         done: (epoch, places) that a resumed training begins with and has behind it.
     """
 
-    def __init__(self, rows: np.ndarray, seed: int | None, class_ids: np.ndarray | None = None):
-        if class_ids is not None and seed is None:
-            raise ValueError("class_ids need a seed: a balanced epoch is drawn at random")
+    def __init__(
+        self,
+        rows: np.ndarray,
+        seed: int | None,
+        class_ids: np.ndarray | None = None,
+        factors: np.ndarray | None = None,
+    ):
+        if not (class_ids is None and factors is None) and seed is None:
+            raise ValueError("class_ids and factors need a seed: such an epoch is drawn at random")
+        self.factors = factors
         self.rows = rows
         self.seed = seed
         self.epoch = 0
@@ -83,13 +94,15 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) if self.factors is None else epoch_length(self.factors)
 
     def __iter__(self) -> Iterator[Key]:
         order = self.rows
         if self.seed is not None:
             rng = np.random.default_rng([self.seed, self.epoch])
-            if self._weights is None:
+            if self.factors is not None:
+                order = rng.permutation(self.rows[repeated(self.factors, rng)])
+            elif self._weights is None:
                 order = rng.permutation(self.rows)
             else:
                 order = rng.choice(self.rows, len(self.rows), p=self._weights)
@@ -126,12 +139,16 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.augment = augment
         self.mosaic: Mosaic | None = None
+        self.copy_paste: CopyPaste | None = None
         self.first_plain_epoch: float = float("inf")
         if augment is None:
             return
-        if store.info.task == "detection" and augment.mosaic:
+        if store.info.task == "detection":
             partners = store.rows("train") if partners is None else partners
-            self.mosaic = Mosaic(store, augment, partners)
+            if augment.mosaic:
+                self.mosaic = Mosaic(store, augment, partners)
+            if augment.copy_paste:
+                self.copy_paste = CopyPaste(store, augment.copy_paste, partners)
         if num_epochs is not None:
             self.first_plain_epoch = num_epochs - augment.plain_epochs
 
@@ -150,6 +167,8 @@ class PreparedDataset(Dataset[dict[str, Any]]):
     def _as_it_stands(self, row: int) -> dict[str, Any]:
         info = self.store.info
         pixels = fit(self.store.image(row), info.image_size, info.resize)
+        # A copy where it is a view of the store, which torch would warn of.
+        pixels = np.require(pixels, requirements="W")
         item: dict[str, Any] = {"image": torch.from_numpy(pixels)}
         return item | (_targets(*self.store.boxes(row)) if info.task == "detection" else {})
 
@@ -186,9 +205,18 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         size, pixels = self.store.info.image_size, self.store.tensor(row)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
         if self.store.info.task != "detection":
-            return {"image": seen_pixels(pixels, draw_crop(shape, size, settings, rng), size)}
+            image = seen_pixels(pixels, draw_crop(shape, size, settings, rng), size)
+            if settings.trivial_augment:
+                image = trivially_augmented(image, rng)
+            if rng.random() < settings.erasing:
+                image = erased(image, rng)
+            return {"image": image}
         view = draw_window(shape, size, settings, rng)
         boxes, labels = self.store.boxes(row)
+        if self.copy_paste is not None:
+            scene = self.copy_paste.draw(Scene(self.store.image(row), boxes, labels), rng)
+            if scene.boxes is not boxes:
+                pixels, boxes, labels = torch.from_numpy(scene.pixels), scene.boxes, scene.labels
         boxes, kept = seen_boxes(boxes, view, size)
         item = {"image": seen_pixels(pixels, view, size), **_targets(boxes, labels[kept])}
         return {**item, "seen": torch.tensor(view.place)}
@@ -263,6 +291,8 @@ class PreparedDataModule(LightningDataModule):
         num_workers: processes that load; 0 loads in this one.
         num_epochs: of the training, that `augment.plain_epochs` end; None: no epoch is plain.
         balanced: classification: training draws each class equally often, with replacement.
+        repeat_threshold: detection: images with a class on a smaller share of the images than this
+            are shown more often; 0: never.
 
     Attributes:
         first_epoch, first_batch: that training begins with, where it resumes.
@@ -284,6 +314,7 @@ class PreparedDataModule(LightningDataModule):
         num_epochs: int | None = None,
         balanced: bool = False,
         channels: Channels = "rgb",
+        repeat_threshold: float = 0.0,
     ):
         super().__init__()
         if balanced and store.info.task == "detection":
@@ -297,6 +328,7 @@ class PreparedDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.num_epochs = num_epochs
         self.balanced = balanced
+        self.repeat_threshold = repeat_threshold
         self.first_epoch = 0
         self.first_batch = 0
         self._sizes: InputSizes | None = None
@@ -311,13 +343,18 @@ class PreparedDataModule(LightningDataModule):
         class_ids = None
         if train and self.balanced:
             class_ids = np.array([self.store.label(row) for row in rows])
+        factors = None
+        if train and self.repeat_threshold and self.store.info.task == "detection":
+            classes_of = [self.store.boxes(row)[1] for row in rows]
+            factors = repeat_factors(classes_of, self.repeat_threshold)
+        sampler = EpochSampler(rows, self.seed if train else None, class_ids, factors)
         # A last batch of one image has no batch-norm statistics of its own.
-        drop_last = train and len(rows) % self.batch_size == 1 and len(rows) > 1
-        num_batches = math.ceil(len(rows) / self.batch_size) - drop_last
+        drop_last = train and len(sampler) % self.batch_size == 1 and len(sampler) > 1
+        num_batches = math.ceil(len(sampler) / self.batch_size) - drop_last
         return DataLoader(
             PreparedDataset(self.store, augment, self.seed, rows, self.num_epochs),
             batch_size=self.batch_size,
-            sampler=EpochSampler(rows, self.seed if train else None, class_ids),
+            sampler=sampler,
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -69,16 +69,20 @@ class PreprocessSettings(Settings):
         return self
 
 
-class AugmentSettings(Settings):
-    """Random changes to training images. Every one can be switched off."""
+Range = tuple[float, float]
 
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
+
+def _is_range(value: Range) -> Range:
+    low, high = value
+    if not 0.05 <= low <= high <= 4:
+        raise ValueError("must be [low, high] with 0.05 <= low <= high <= 4")
+    return value
+
+
+class _Changes(Settings):
+    """What both forms of the augmentation settings share."""
+
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability of an up-down flip")
-    scale: tuple[float, float] = Field(
-        (0.8, 1.0),
-        description="detection: zoom range about the letterboxed size; "
-        "classification: share of the image's area a random crop keeps, at most 1",
-    )
     color: float = Field(
         0.2, ge=0, le=1, description="strength of brightness, contrast and saturation jitter"
     )
@@ -86,6 +90,20 @@ class AugmentSettings(Settings):
         (0.0, 0.0, 0.0),
         description="largest shift of hue, saturation and value, each a share of its whole range; "
         "YOLOX's is [0.028, 0.118, 0.118]",
+    )
+    trivial_augment: bool = Field(
+        False,
+        description="classification: one change of colour or shape an image, of any strength, by "
+        "TrivialAugment (Müller and Hutter 2021, arXiv:2103.10158)",
+    )
+    erasing: float = Field(
+        0.0, ge=0, le=1, description="classification: probability that a rectangle is painted grey"
+    )
+    copy_paste: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="detection: probability that objects of another image are pasted in",
     )
     mosaic: float = Field(
         0.0,
@@ -137,13 +155,10 @@ class AugmentSettings(Settings):
             raise ValueError("must be [low, high] with -127 <= low <= 0 <= high <= 127")
         return value
 
-    @field_validator("scale", "mosaic_scale", "mixup_scale")
+    @field_validator("mosaic_scale", "mixup_scale")
     @classmethod
-    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        low, high = value
-        if not 0.05 <= low <= high <= 4:
-            raise ValueError("must be [low, high] with 0.05 <= low <= high <= 4")
-        return value
+    def _range(cls, value: Range) -> Range:
+        return _is_range(value)
 
     @field_validator("hsv")
     @classmethod
@@ -153,9 +168,46 @@ class AugmentSettings(Settings):
         return value
 
     @model_validator(mode="after")
-    def _needs_a_mosaic(self) -> AugmentSettings:
+    def _needs_a_mosaic(self) -> Self:
         idle = [name for name in ("degrees", "translate", "shear", "mixup") if getattr(self, name)]
         if idle and not self.mosaic:
             named = ", ".join(f"{name} ({getattr(self, name):g})" for name in idle)
             raise ValueError(f"{named} change a mosaic: set mosaic above 0, or these to 0")
         return self
+
+
+class AugmentSettings(_Changes):
+    """Random changes to training images. Every one can be switched off."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
+    scale: Range = Field(
+        (0.8, 1.0),
+        description="detection: zoom range about the letterboxed size; "
+        "classification: share of the image's area a random crop keeps, at most 1",
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_a_range(cls, value: Range) -> Range:
+        return _is_range(value)
+
+
+class AugmentParams(_Changes):
+    """`AugmentSettings` as params.yaml has them: the data may decide on two of them."""
+
+    flip: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        0.5,
+        description="probability of a left-right flip; auto: 0.5, or 0 where class names tell "
+        "sides or are single characters",
+    )
+    scale: Range | Literal["auto"] = Field(
+        (0.8, 1.0),
+        description="detection: zoom range about the letterboxed size; classification: share of "
+        "the image's area a random crop keeps, at most 1; auto: by the size of the objects, or of "
+        "the input",
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_a_range(cls, value: Range | Literal["auto"]) -> Range | Literal["auto"]:
+        return value if value == "auto" else _is_range(value)

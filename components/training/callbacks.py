@@ -1,4 +1,4 @@
-"""Lightning callbacks of the training run: EMA, best weights, curves, finite losses.
+"""Lightning callbacks of the training run: EMA, best weights, curves, seeds.
 
 Each keeps its state in the checkpoint, so that an interrupted training goes on as if it had not
 been.
@@ -14,8 +14,6 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-
-from components.errors import TrainingError
 
 
 def _network(module: LightningModule) -> nn.Module:
@@ -209,18 +207,3 @@ class EpochSeed(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Dropout and its kin draw from (seed, epoch)."""
         torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
-
-
-class FiniteLoss(Callback):
-    """Stops a training whose loss is not a number any more."""
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Look at the loss of the step."""
-        loss = outputs["loss"]
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {float(loss)} at epoch {trainer.current_epoch + 1}, step "
-                f"{batch_idx + 1}: lower train.lr, or raise train.warmup_epochs"
-            )

@@ -18,10 +18,14 @@ from torch import Tensor
 from components.data.loaders import PreparedDataModule
 from components.errors import TrainingError
 from components.models.vision_module import VisionModule
-from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed, FiniteLoss
+from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed
 from components.training.checkpoints import Checkpoints
+from components.training.finite_loss import FiniteLoss
+from components.training.memory import explained_memory_errors
 from components.training.resume import CheckpointFiles, SaveProgress, StopRequest
 from components.training.settings import TrainSettings
+from components.training.time_split import StepClock, TimeSplit
+from components.training.trivial import BeatsTrivial, trivial_scores
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class FitResult:
         best: the monitored value there.
         monitor: its name.
         seconds: of this run; an interrupted one's are not in it.
+        time: where these seconds went.
+        trivial: validation metrics of a model that has learnt nothing, by logged name.
+        beats_trivial: whether some epoch was better than that in any of them.
     """
 
     state: dict[str, Tensor]
@@ -43,6 +50,9 @@ class FitResult:
     best: float
     monitor: str
     seconds: float
+    time: TimeSplit
+    trivial: dict[str, float]
+    beats_trivial: bool
 
 
 def fit(
@@ -66,20 +76,24 @@ def fit(
         on_epoch: called with each epoch's figures.
 
     Raises:
-        TrainingError: the loss is not finite, or no epoch gave a value to compare.
+        TrainingError: the loss is not finite, memory is full, or no epoch gave a value to compare.
         WriteError: no checkpoint can be written. The last one stays.
         SystemExit: INT or TERM came: 130 or 143, with a checkpoint of the last step.
     """
     monitor = f"val/{module.main_metric}"
     best = BestWeights(monitor)
     curves = Curves({"val_loss": "val/loss", module.main_metric: monitor}, on_epoch)
-    callbacks: list[Callback] = [EpochSeed(seed), FiniteLoss(), best]
+    trivial = BeatsTrivial(trivial_scores(data.store))
+    clock = StepClock()
+    finite = FiniteLoss(resume_dir / "not-finite.pt")
+    callbacks: list[Callback] = [EpochSeed(seed), finite, best, trivial]
     ema = Ema(settings.ema_decay, settings.ema_ramp) if settings.ema_decay else None
     if ema is not None:
         callbacks.append(ema)
     callbacks.append(curves)
     if settings.patience:
         callbacks.append(EarlyStopping(monitor, mode="max", patience=settings.patience))
+    callbacks.append(clock)
     interactive = sys.stderr.isatty()
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))
@@ -89,7 +103,7 @@ def fit(
         for callback in callbacks:
             if callback.state_key in resumed["finished"]["callbacks"]:
                 callback.load_state_dict(resumed["finished"]["callbacks"][callback.state_key])
-        return _result(best, curves, resumed["finished"]["seconds"])
+        return _result(best, curves, trivial, clock, resumed["finished"]["seconds"])
     callbacks.append(SaveProgress(resume_dir, settings.checkpoint_minutes, stop, ema, resumed))
     # Lightning tells of its devices, of the number of workers and of upgrades; none is news here.
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -112,7 +126,8 @@ def fit(
         data.first_epoch = resumed["position"]["epoch"]
         data.first_batch = resumed["position"]["batch"]
     started = time.perf_counter()
-    with warnings.catch_warnings(), stop.listening():
+    explained = explained_memory_errors(settings, data.store.info.image_size)
+    with warnings.catch_warnings(), stop.listening(), explained:
         _ignore_known_warnings()
         trainer.fit(
             module,
@@ -128,15 +143,27 @@ def fit(
         checkpoints.write({"finished": finished}, best.weights)
         if stop.number is not None:
             stop.end("saved after the last epoch")
-    return _result(best, curves, seconds)
+    return _result(best, curves, trivial, clock, seconds)
 
 
-def _result(best: BestWeights, curves: Curves, seconds: float) -> FitResult:
+def _result(
+    best: BestWeights, curves: Curves, trivial: BeatsTrivial, clock: StepClock, seconds: float
+) -> FitResult:
     if best.best is None or best.weights is None:
         raise TrainingError(
             f"no epoch gave a {best.monitor} to compare: has the validation split any object?"
         )
-    return FitResult(best.weights, curves.rows, best.best_epoch, best.best, best.monitor, seconds)
+    return FitResult(
+        best.weights,
+        curves.rows,
+        best.best_epoch,
+        best.best,
+        best.monitor,
+        seconds,
+        clock.split(),
+        trivial.scores,
+        trivial.beaten,
+    )
 
 
 def _ignore_known_warnings() -> None:

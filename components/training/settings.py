@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.data.settings import AugmentSettings
+from components.data.settings import AugmentParams
 from components.settings import Settings
 
 # What each schedule takes, besides the warm-up (components/models/schedulers.py).
@@ -52,6 +52,13 @@ class DetectorSettings(Settings):
     )
     fpn_channels: int = Field(96, ge=16, le=1024, multiple_of=16, description="feature pyramid")
     head_num_convs: int = Field(2, ge=0, le=8, description="convolutions of each head branch")
+    repeat_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="images with a class that is on a smaller share of the images than this are "
+        "shown more often (repeat-factor sampling); 0: never; LVIS's is 0.001",
+    )
     center_sampling_radius: float = Field(
         1.5,
         ge=0,
@@ -64,6 +71,11 @@ class DetectorSettings(Settings):
 class TrainSettings(Settings):
     """The model and how it is trained."""
 
+    recipe: Literal["finetune", "linear_probe", "two_phase", "yolox", "from_scratch"] = Field(
+        "finetune",
+        description="named values of the keys of this section that are left out or null; "
+        "`python -m tasks.params --recipe NAME` prints them",
+    )
     backbone: str = Field(
         "tf_efficientnet_lite0",
         min_length=1,
@@ -77,7 +89,16 @@ class TrainSettings(Settings):
     )
     epochs: int = Field(12, ge=1, le=10_000, description="passes over the training images")
     batch_size: int = Field(16, ge=1, le=4096, description="images a step")
-    lr: float = Field(1e-3, gt=0, le=10, description="peak learning rate of the new layers")
+    lr: float = Field(
+        1e-3, gt=0, le=10, description="peak learning rate of the new layers at lr_batch images"
+    )
+    lr_batch: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="images a step that lr is meant for: with another batch_size it is scaled, in "
+        "proportion (sgd, sgdp, lars) or by the square root (all others); 0: lr is the rate",
+    )
     backbone_lr_scale: float = Field(
         1.0, ge=0, le=1, description="the backbone's learning rate as a share of lr; 0 freezes it"
     )
@@ -116,6 +137,11 @@ class TrainSettings(Settings):
     patience: int = Field(
         0, ge=0, description="stop after this many epochs without a better validation; 0 never"
     )
+    allow_trivial: bool = Field(
+        False,
+        description="true: also a model is kept that is no better than always naming the most "
+        "frequent class, or than finding nothing",
+    )
     checkpoint_minutes: float = Field(
         2.0, ge=0, description="longest time between checkpoints to resume from; 0: every step"
     )
@@ -124,7 +150,7 @@ class TrainSettings(Settings):
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
         "32-true", description="Lightning's name of the arithmetic"
     )
-    augment: AugmentSettings = Field(AugmentSettings(), description="random changes of images")
+    augment: AugmentParams = Field(AugmentParams(), description="random changes of images")
     classifier: ClassifierSettings = Field(ClassifierSettings(), description="classifiers only")
     detector: DetectorSettings = Field(DetectorSettings(), description="detectors only")
 

@@ -21,6 +21,7 @@ def run(tmp_path, task, *, stages, **settings):
     layout = Layout(tmp_path)
     make_store(layout.prepared, task, num_images=20)
     defaults = {"epochs": 2, "batch_size": 4, "warmup_epochs": 0, "pretrained": False}
+    defaults["allow_trivial"] = True
     params = Params.model_validate(
         {
             "base": {"task": task, "data": "data/raw"},

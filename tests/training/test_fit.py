@@ -5,7 +5,6 @@ import torch
 from data_helpers import make_store
 
 from components.data.loaders import PreparedDataModule
-from components.errors import TrainingError
 from components.models.backbones import BackboneConfig, FeatureBackboneConfig
 from components.models.classifier import ImageClassifier
 from components.models.detector import ObjectDetector
@@ -72,18 +71,7 @@ def test_it_learns(tmp_path):
     store = make_store(tmp_path / "store", "classification", num_images=60)
     result = run(store, tmp_path / "resume", epochs=8, ema_decay=0.5)
     assert result.rows[-1]["val_loss"] < 0.5 * result.rows[0]["val_loss"]
-    assert result.best >= 0.9
-
-
-def test_a_loss_that_is_not_a_number_stops_with_the_place_and_the_remedy(tmp_path):
-    store = make_store(tmp_path / "store", "classification")
-    module = build("classification")
-    with torch.no_grad():
-        module.network.head.weight.fill_(float("nan"))
-    settings = TrainSettings(epochs=2, batch_size=4, warmup_epochs=0)
-    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(TrainingError, match=r"loss is nan at epoch 1, step 1: lower train.lr"):
-        fit(module, data, settings, 0, tmp_path / "resume")
+    assert result.best >= 0.9 and result.beats_trivial
 
 
 def test_patience_stops_early(tmp_path):

@@ -1,0 +1,227 @@
+"""A loss that is not finite: stop, say which part gave it, and keep the step for replay.
+
+The check comes before the backward pass, while the weights are still those that gave the loss. The
+file holds tensors and numbers only: `{"batch", "weights", "rng", "precision", "epoch", "step"}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from components.errors import DataError, TrainingError
+from components.files import atomic_path
+from components.models.vision_module import VisionModule
+
+_AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+_REMEDIES = {
+    "images": "look for broken images among those that the replay names",
+    "weight": "lower train.lr, or raise train.warmup_epochs",
+    "layer": "lower train.lr, or set train.gradient_clip",
+    "loss": "lower train.lr, or raise train.warmup_epochs",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Where a step stopped being finite.
+
+    Attributes:
+        kind: `images`, `weight`, `layer`, `loss`, or empty where all is finite.
+        name: of the weight, the layer or the term of the loss.
+        losses: terms of the loss and `loss`; empty where the step did not get so far.
+    """
+
+    kind: str
+    name: str
+    losses: dict[str, float]
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        where = {
+            "images": "the input images are not finite",
+            "weight": f"first not finite: weight {self.name}",
+            "layer": f"first not finite: output of {self.name}",
+            "loss": f"first not finite: {self.name}",
+        }.get(self.kind, "all is finite here")
+        return f"{where} ({shown})" if shown else where
+
+    @property
+    def remedy(self) -> str:
+        """What to change."""
+        return _REMEDIES.get(self.kind, "lower train.lr")
+
+
+class FiniteLoss(Callback):
+    """Stops a training whose loss is not a number any more.
+
+    Args:
+        path: file for the batch and the weights of that step; processes after the first put their
+            rank before its suffix.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._batch: Any = None
+        self._step = 0
+        self._rng = torch.empty(0)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember what the step starts from."""
+        self._batch, self._step, self._rng = batch, batch_idx + 1, torch.get_rng_state()
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Look at the loss of the step."""
+        if torch.isfinite(loss):
+            return
+        assert isinstance(pl_module, VisionModule)
+        path = self.path
+        if trainer.global_rank:
+            path = path.with_suffix(f".{trainer.global_rank}{path.suffix}")
+        precision = str(trainer.precision)
+        with atomic_path(path) as draft:
+            torch.save(
+                {
+                    "batch": self._batch,
+                    "weights": pl_module.network.state_dict(),
+                    "rng": self._rng,
+                    "precision": precision,
+                    "epoch": trainer.current_epoch + 1,
+                    "step": self._step,
+                },
+                draft,
+            )
+        found = Diagnosis("", "", {})
+        if trainer.world_size == 1:  # a loss over several processes waits for all of them
+            found = diagnose(pl_module, self._batch, self._rng, precision)
+        raise TrainingError(
+            f"the loss is {loss.item()} at epoch {trainer.current_epoch + 1}, step {self._step}; "
+            f"{found}: {found.remedy}. The step is kept: python -m tasks.replay {path}"
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let go of the batch."""
+        self._batch = None
+
+
+def diagnose(
+    module: VisionModule, batch: dict[str, Any], rng: Tensor, precision: str = "32-true"
+) -> Diagnosis:
+    """Run a training step's forward pass again and find the first thing that is not finite.
+
+    Args:
+        module: in training mode, with the weights of the step; batch-norm statistics change.
+        batch: as the step got it.
+        rng: state of torch's CPU generator before the step.
+        precision: Lightning's name of the arithmetic.
+    """
+    if not torch.isfinite(batch["images"]).all():
+        return Diagnosis("images", "", {})
+    for name, weight in module.network.named_parameters():
+        if not torch.isfinite(weight).all():
+            return Diagnosis("weight", name, {})
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _watched(module.network) as layers:
+        torch.default_generator.set_state(rng.cpu())
+        with _arithmetic(precision, batch["images"].device.type):
+            terms = module.model_step(batch)
+    losses = {name: float(value) for name, value in terms.items()}
+    if layers:
+        return Diagnosis("layer", layers[0], losses)
+    for name, value in terms.items():
+        if name != "loss" and not torch.isfinite(value):
+            return Diagnosis("loss", name, losses)
+    return Diagnosis("" if torch.isfinite(terms["loss"]) else "loss", "loss", losses)
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[list[str]]:
+    """Names of the layers whose output is not finite, in the order they ran."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    handles = [
+        layer.register_forward_hook(watch(name)) for name, layer in network.named_modules() if name
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _arithmetic(precision: str, device: str) -> AbstractContextManager[Any]:
+    if precision not in _AUTOCAST:
+        return nullcontext()
+    return torch.autocast(device, dtype=_AUTOCAST[precision])
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A step that was kept, run again.
+
+    Attributes:
+        found: where it stops being finite.
+        epoch, step: from 1.
+        rows: the images' positions in the prepared store; empty where the batch has none.
+        losses_alone: loss of each image by itself; NaN or infinite where that image is at fault.
+    """
+
+    found: Diagnosis
+    epoch: int
+    step: int
+    rows: list[int]
+    losses_alone: list[float]
+
+
+def replay(module: VisionModule, path: Path) -> Replay:
+    """Run a step again that `FiniteLoss` has kept, on the CPU.
+
+    Args:
+        module: of the same parameters; takes the weights of the step.
+
+    Raises:
+        DataError: the file cannot be read, or is of another network.
+    """
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        module.network.load_state_dict(kept["weights"])
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # noqa: BLE001 - torch's unpickler raises anything
+        raise DataError(
+            f"{path}: not a step of a training with these parameters: {error}"
+        ) from None
+    module.train()
+    batch, rng, precision = kept["batch"], kept["rng"], kept["precision"]
+    found = diagnose(module, batch, rng, precision)
+    module.network.load_state_dict(kept["weights"])
+    module.eval()  # a batch of one has no statistics of its own
+    alone = []
+    for number in range(len(batch["images"])):
+        one = {
+            name: value[number : number + 1] if isinstance(value, Tensor | list) else value
+            for name, value in batch.items()
+        }
+        with torch.no_grad():
+            alone.append(float(module.model_step(one)["loss"]))
+    rows = batch.get("rows")
+    return Replay(found, kept["epoch"], kept["step"], [] if rows is None else rows.tolist(), alone)

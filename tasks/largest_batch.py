@@ -1,0 +1,68 @@
+"""Find the largest `train.batch_size` that fits this machine's memory, by trying.
+
+python -m tasks.largest_batch
+
+Nothing is changed: put the number into params.yaml yourself, so that results do not depend on the
+machine. `train.lr` is scaled with it where `train.lr_batch` is set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from components.errors import TimmflowError, TrainingError
+from tasks.layout import Layout
+from tasks.params import Params, load
+from tasks.train import batches, build
+
+
+def largest_batch(params: Params, layout: Layout, limit: int) -> str:
+    """The answer, in a line.
+
+    Raises:
+        TrainingError: not even one image fits.
+    """
+    import torch
+
+    from components.data.store import PreparedStore
+    from components.runtime import configure_torch
+    from components.training import memory
+
+    configure_torch(params.train.num_threads, params.base.seed)
+    store = PreparedStore.open(layout.prepared)
+    settings = params.train.model_copy(update={"pretrained": False})
+    description, module = build(store.info, settings)
+    data = batches(store, description, params)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = memory.largest_batch(module, data, settings, device, limit)
+    if not size:
+        raise TrainingError(
+            f"not even one image of {description.image_size} pixels fits: lower "
+            "preprocess.image_size, or take a smaller train.backbone"
+        )
+    more = ", the largest that was to be tried" if size == limit else ""
+    return f"train.batch_size: {size} fits on {device.type}{more}; now {settings.batch_size}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.largest_batch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    parser.add_argument("--limit", default=512, type=int, help="largest size to try")
+    args = parser.parse_args(argv)
+    try:
+        print(largest_batch(load(args.params), Layout(), args.limit))
+    except TimmflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

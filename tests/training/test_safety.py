@@ -1,0 +1,215 @@
+"""A training that cannot go on, or that learnt nothing, says so and what to change."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from data_helpers import make_store
+
+from components.data.loaders import PreparedDataModule
+from components.errors import DataError, TrainingError
+from components.models.backbones import BackboneConfig, FeatureBackboneConfig
+from components.models.classifier import ImageClassifier
+from components.models.detector import ObjectDetector
+from components.training.finite_loss import replay
+from components.training.fit import fit
+from components.training.memory import explained_memory_errors, largest_batch, largest_size
+from components.training.settings import TrainSettings
+from components.training.trivial import BeatsTrivial, trivial_scores
+
+NAME = "mobilenetv3_small_050"
+
+
+def build(task="classification"):
+    torch.manual_seed(0)
+    if task == "classification":
+        return ImageClassifier(BackboneConfig(NAME, pretrained=False), 2, head_dropout=0.2)
+    return ObjectDetector(
+        FeatureBackboneConfig(NAME, pretrained=False), 2, fpn_channels=32, head_num_convs=1
+    )
+
+
+def run(module, store, folder, **settings):
+    settings = TrainSettings(**{"epochs": 1, "batch_size": 4, "warmup_epochs": 0, **settings})
+    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
+    return fit(module, data, settings, 0, folder)
+
+
+def spoil_weight(module):
+    with torch.no_grad():
+        module.network.head.weight[0, 0] = float("nan")
+
+
+def spoil_layer(module):
+    """A layer that overflows on its own, though weights and images are finite."""
+    module.network.backbone.conv_stem.register_forward_hook(lambda *a: a[2] * float("inf"))
+
+
+def spoil_images(module):
+    whole = module.on_after_batch_transfer
+
+    def spoilt(batch, dataloader_idx):
+        batch = whole(batch, dataloader_idx)
+        batch["images"][1, 0, 0, 0] = float("nan")
+        return batch
+
+    module.on_after_batch_transfer = spoilt
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_weight, r"first not finite: weight head.weight: lower train.lr"),
+        (
+            spoil_layer,
+            r"first not finite: output of backbone.conv_stem \(loss nan\): lower train",
+        ),
+        (spoil_images, r"the input images are not finite: look for broken images"),
+    ],
+)
+def test_a_loss_that_is_not_finite_names_the_part_and_the_place(tmp_path, spoil, message):
+    store = make_store(tmp_path / "store", "classification")
+    module = build()
+    if spoil is spoil_images:
+        module = build()
+        data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
+        spoil(data)
+        with pytest.raises(TrainingError, match=message):
+            fit(module, data, TrainSettings(epochs=1, warmup_epochs=0), 0, tmp_path)
+        return
+    spoil(module)
+    with pytest.raises(TrainingError, match=rf"loss is nan at epoch 1, step 1; {message}"):
+        run(module, store, tmp_path / "resume")
+
+
+def without_box_loss():
+    """A detector whose box term alone is not a number."""
+    module = build("detection")
+    module.method = replace(module.method, reg_loss_fn=lambda ours, theirs: ours.sum(1) / 0 * 0)
+    return module
+
+
+def test_a_detectors_loss_names_its_term_and_the_step_is_replayed(tmp_path):
+    store = make_store(tmp_path / "store", "detection")
+    with pytest.raises(
+        TrainingError, match=r"first not finite: reg_loss \(loss nan, cls_"
+    ) as stopped:
+        run(without_box_loss(), store, tmp_path / "resume")
+    file = tmp_path / "resume" / "not-finite.pt"
+    assert f"python -m tasks.replay {file}" in str(stopped.value)
+    step = replay(without_box_loss(), file)
+    assert str(step.found) in str(stopped.value), "the same terms, from the file alone"
+    assert (step.epoch, step.step, len(step.rows)) == (1, 1, 4)
+    assert set(step.rows) <= set(store.rows("train").tolist()) and len(step.losses_alone) == 4
+
+
+def test_a_kept_step_of_another_network_is_refused(tmp_path):
+    store = make_store(tmp_path / "store", "classification")
+    module = build()
+    spoil_weight(module)
+    with pytest.raises(TrainingError):
+        run(module, store, tmp_path)
+    with pytest.raises(DataError, match="not a step of a training with these parameters"):
+        replay(build("detection"), tmp_path / "not-finite.pt")
+    with pytest.raises(DataError, match="no such file"):
+        replay(build(), tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA"), r"out of GPU memory with 16 images of 64 by 96 pixels"),
+        (MemoryError(), r"out of memory with 16 images .* lower train.batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8"), r"train.num_workers \(now"),
+        (
+            RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed"),
+            r"lower train.num",
+        ),
+    ],
+)
+def test_a_full_memory_says_what_to_lower(error, message):
+    with (
+        pytest.raises(TrainingError, match=message),
+        explained_memory_errors(TrainSettings(), (64, 96)),
+    ):
+        raise error
+
+
+def test_other_errors_keep_their_traceback():
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        explained_memory_errors(TrainSettings(), (64, 96)),
+    ):
+        raise RuntimeError("shapes do not match")
+
+
+@pytest.mark.parametrize(
+    ("capacity", "limit", "expected"),
+    [(0, 64, 0), (1, 64, 1), (7, 64, 7), (64, 64, 64), (1000, 64, 64), (1000, 48, 48)],
+)
+def test_the_largest_size_is_found(capacity, limit, expected):
+    tried = []
+
+    def fits(size):
+        tried.append(size)
+        return size <= capacity
+
+    assert largest_size(fits, limit) == expected
+    assert max(tried) <= limit
+
+
+def test_the_largest_size_is_within_an_eighth():
+    assert all(
+        7 / 8 * n <= largest_size(lambda size, n=n: size <= n, 512) <= n for n in range(8, 513)
+    )
+
+
+def test_the_largest_batch_runs_real_steps(tmp_path):
+    store = make_store(tmp_path / "store", "detection")
+    settings = TrainSettings(augment={"scale": (1, 1), "multi_scale": 1})
+    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3, settings.augment)
+    module = build("detection")
+    before = module.network.head.box_sides.weight.clone()
+    size = largest_batch(module, data, settings, torch.device("cpu"), limit=4)
+    assert size == 4
+    assert not torch.equal(before, module.network.head.box_sides.weight)
+
+
+def test_scores_of_the_trivial_model(tmp_path):
+    store = make_store(tmp_path / "c", "classification", num_images=15, num_classes=3)
+    # Training classes 0 1 2 | 2 0 1 | 1 2 0: all as frequent; val is 0 2 1.
+    assert trivial_scores(store) == {
+        "val/accuracy": pytest.approx(1 / 3),
+        "val/f1": pytest.approx(1 / 6),  # F1 of 0.5, 0 and 0
+    }
+    assert trivial_scores(make_store(tmp_path / "d")) == {"val/map": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("measured", "beaten"),
+    [
+        ({"val/accuracy": 0.9, "val/f1": 0.3}, False),
+        ({"val/accuracy": 0.9, "val/f1": 0.5}, True),  # rare classes are found at last
+        ({"val/accuracy": 0.91, "val/f1": 0.3}, True),
+        ({"val/loss": 0.1}, False),
+    ],
+)
+def test_a_training_beats_the_trivial_model_in_any_metric(measured, beaten):
+    watch = BeatsTrivial({"val/accuracy": 0.9, "val/f1": 0.47})
+    trainer = SimpleNamespace(sanity_checking=False, callback_metrics=measured)
+    watch.on_validation_end(trainer, None)
+    resumed = BeatsTrivial(watch.scores)
+    resumed.load_state_dict(watch.state_dict())
+    assert watch.beaten is resumed.beaten is beaten
+
+
+def test_the_time_of_a_training_is_accounted_for(tmp_path):
+    store = make_store(tmp_path / "store", "detection")
+    result = run(build("detection"), store, tmp_path / "resume", epochs=2)
+    assert result.time.num_images == 2 * len(store.rows("train"))
+    shares = result.time.shares
+    assert list(shares) == ["data", "forward", "backward", "optimizer", "validation", "other"]
+    assert sum(shares.values()) == pytest.approx(1) and all(v > 0 for v in shares.values())
+    assert sum(result.time.seconds.values()) <= result.time.total <= result.seconds
+    assert "training images a second" in str(result.time)
