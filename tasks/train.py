@@ -23,8 +23,10 @@ from tasks.params import Params
 from tasks.stage import Figures, main
 
 if TYPE_CHECKING:
-    from components.data.store import StoreInfo
-    from components.models.saved_model import ModelDescription
+    import torch
+
+    from components.data.store import PreparedStore, StoreInfo
+    from components.models.saved_model import InferenceModel, ModelDescription
     from components.training.settings import TrainSettings
 
 
@@ -48,7 +50,12 @@ def train(params: Params, layout: Layout) -> Figures:
     from components.data.loaders import PreparedDataModule
     from components.data.store import PreparedStore
     from components.models.backbones import count_parameters
-    from components.models.saved_model import assert_runs, build_model, save_model
+    from components.models.saved_model import (
+        InferenceModel,
+        assert_runs,
+        build_model,
+        save_model,
+    )
     from components.training.fit import fit
 
     store = PreparedStore.open(layout.prepared)
@@ -57,7 +64,7 @@ def train(params: Params, layout: Layout) -> Figures:
         description,
         settings.pretrained,
         **module_options(settings),
-        **task_options(store.info, settings),
+        **task_options(store, settings),
     )
     data = PreparedDataModule(
         store,
@@ -74,6 +81,10 @@ def train(params: Params, layout: Layout) -> Figures:
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
     result = fit(module, data, settings, params.base.seed, resume_dir)
+    if description.multi_label:
+        module.network.load_state_dict(result.state)
+        thresholds = val_thresholds(InferenceModel(module, description), store, settings.batch_size)
+        description = description.model_copy(update={"thresholds": thresholds})
     save_model(layout.weights, description, result.state)
     columns = sorted({name for row in result.rows for name in row} - {"epoch"})
     lines = [",".join(["epoch", *columns])]
@@ -118,8 +129,9 @@ def module_options(settings: TrainSettings) -> dict[str, Any]:
     }
 
 
-def task_options(info: StoreInfo, settings: TrainSettings) -> dict[str, Any]:
+def task_options(store: PreparedStore, settings: TrainSettings) -> dict[str, Any]:
     """How a model of this task is trained: what matters to the loss, not to the network."""
+    info = store.info
     if info.task == "detection":
         if not settings.backbone.startswith("yolox-"):
             return {}
@@ -131,17 +143,51 @@ def task_options(info: StoreInfo, settings: TrainSettings) -> dict[str, Any]:
             "no_aug_epochs": settings.augment.plain_epochs,
         }
     classifier = settings.classifier
-    weights = None
-    if classifier.class_weights == "balanced":
-        counts = [info.statistics["objects_per_class"]["train"][name] for name in info.classes]
-        # Each class weighs the same in all, and the mean weight of an image is 1.
-        weights = [sum(counts) / (len(counts) * max(1, count)) for count in counts]
-    return {
-        "label_smoothing": classifier.label_smoothing,
+    options: dict[str, Any] = {
         "mixup_alpha": classifier.mixup_alpha,
         "cutmix_alpha": classifier.cutmix_alpha,
-        "class_weights": weights,
     }
+    counts = None
+    if classifier.class_weights == "balanced":
+        counts = [info.statistics["objects_per_class"]["train"][name] for name in info.classes]
+    if info.multi_label:
+        if counts is not None:
+            options["loss_fn"] = _balanced_bce(counts, len(store.rows("train")))
+        return options
+    # Each class weighs the same in all, and the mean weight of an image is 1.
+    weights = counts and [sum(counts) / (len(counts) * max(1, count)) for count in counts]
+    return {**options, "label_smoothing": classifier.label_smoothing, "class_weights": weights}
+
+
+def _balanced_bce(counts: list[int], num_images: int) -> torch.nn.Module:
+    """Binary cross-entropy in which of each class the images that have it weigh, together, as much
+    as those that have it not.
+    """
+    import torch
+
+    ratios = [(num_images - count) / count if count else 1.0 for count in counts]
+    # A class that all images have would weigh nothing.
+    positive = torch.tensor([ratio or 1.0 for ratio in ratios])
+    return torch.nn.BCEWithLogitsLoss(pos_weight=positive)
+
+
+def val_thresholds(
+    model: InferenceModel, store: PreparedStore, batch_size: int
+) -> tuple[float, ...]:
+    """For each class of a multi-label model, from which probability on it is there.
+
+    Chosen on the validation images, as the best epoch is, so that the test images stay untouched.
+    """
+    import numpy as np
+
+    from components.models.label_thresholds import best_f1_thresholds
+    from components.models.saved_model import store_outputs
+
+    rows = store.rows("val")
+    batches = np.array_split(rows, -(-len(rows) // batch_size))
+    outputs = store_outputs(model.eval(), store, batches)
+    probabilities = np.concatenate([out for _, (out,) in outputs])
+    return best_f1_thresholds(probabilities, np.array([store.label_vector(row) for row in rows]))
 
 
 def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
@@ -180,6 +226,7 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
         backbone=settings.backbone,
         classes=info.classes,
         image_size=info.image_size,
+        multi_label=info.multi_label,
         resize=info.resize,
         crop_fraction=info.crop_fraction,
         **colors,

@@ -85,7 +85,8 @@ class EpochSampler(Sampler[Key]):
 class PreparedDataset(Dataset[dict[str, Any]]):
     """One item of a store: uint8 RGB image [3, H, W] with its target.
 
-    Classification: `label`. Detection: `boxes` xyxy [G, 4] in input pixels, `labels` [G]. Always
+    Classification: `label`, a class id, or for several labels 0 and 1 for each class, float32 [C].
+    Detection: `boxes` xyxy [G, 4] in input pixels, `labels` [G]. Always
     `row`, the position in the store, and `key`, what was asked for.
 
     Args:
@@ -136,7 +137,8 @@ class PreparedDataset(Dataset[dict[str, Any]]):
     def _single(self, epoch: int, row: int) -> dict[str, Any]:
         info = self.store.info
         pixels = self.store.image(row)
-        if self.augment is None:
+        # What a random crop is taken from is padded too, or training would never see the padding.
+        if self.augment is None or (info.task != "detection" and info.resize == "letterbox"):
             pixels = fit(pixels, info.image_size, info.resize)
         # A copy: the store's pixels are read-only, and torch would warn of that.
         image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
@@ -147,7 +149,9 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         if self.augment is not None:
             item = _seeded(self.augment, item, derived_seed(self.seed, epoch, row))
         if info.task != "detection":
-            item["label"] = torch.tensor(self.store.label(row))
+            store = self.store
+            label = store.label_vector(row) if info.multi_label else store.label(row)
+            item["label"] = torch.as_tensor(label)
         return item
 
 
@@ -236,7 +240,7 @@ class PreparedDataModule(LightningDataModule):
 
     Raises:
         DataError: an input size of `augment.multi_scale` is below 32 pixels.
-        ValueError: `balanced` with detection.
+        ValueError: `balanced` where an image has no one class.
     """
 
     def __init__(
@@ -253,8 +257,9 @@ class PreparedDataModule(LightningDataModule):
         channels: Channels = "rgb",
     ):
         super().__init__()
-        if balanced and store.info.task == "detection":
-            raise ValueError("balanced = True: an image of a detection set has no one class")
+        kind = "multi-label" if store.info.multi_label else store.info.task
+        if balanced and kind != "classification":
+            raise ValueError(f"balanced = True: an image of a {kind} set has no one class")
         self.store = store
         self.batch_size = batch_size
         self.mean, self.std = tuple(mean), tuple(std)
