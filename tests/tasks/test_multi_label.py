@@ -42,12 +42,12 @@ SETTINGS = {
         "classifier": {"class_weights": "balanced", "mixup_alpha": 0.2, "cutmix_alpha": 1.0},
     },
     "evaluate": {"bootstrap": 50, "num_mistakes": 2},
-    "export": {"parity_images": 8, "latency_runs": 1},
+    "export": {"parity_images": 3, "latency_runs": 1},
 }
 
 
 def test_from_a_table_to_the_page(tmp_path, untracked, monkeypatch):
-    monkeypatch.setattr(digits, "LABEL_SCENES", {"train": 48, "val": 24, "test": 16})
+    monkeypatch.setattr(digits, "LABEL_SCENES", {"train": 32, "val": 16, "test": 8})
     layout, params = Layout(tmp_path), Params.model_validate(SETTINGS)
     digits.build_multi_label(tmp_path / "data" / "raw")
     figures = {}
@@ -60,12 +60,12 @@ def test_from_a_table_to_the_page(tmp_path, untracked, monkeypatch):
     assert figures["train"]["monitor"] == "val/map"
     assert figures["evaluate"]["split"] == "test" and 0 < figures["evaluate"]["map"] < 1
     assert figures["evaluate"]["map_low"] <= figures["evaluate"]["map_high"]
-    assert figures["export"]["num_compared"] == 2 * 8 * 10  # at two batch sizes
+    assert figures["export"]["num_compared"] == 2 * 3 * 10  # at two batch sizes
     assert figures["export"]["max_score_difference"] < 1e-4
     details = json.loads((layout.evaluation / "details.json").read_text())
     assert len(details["mistakes"]) == 2 and len(details["per_class"]) == 10
     for name in ("confusion", "precision_recall", "calibration"):
-        assert len((layout.plots / f"{name}.csv").read_text().splitlines()) > 2
+        assert len((layout.plots / f"{name}.csv").read_text().splitlines()) > 1
     page = layout.page.read_text()
     for words in ("Mean AP", "All labels right", "for any number of labels", "several rows"):
         assert words in page, words
