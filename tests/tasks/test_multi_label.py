@@ -37,7 +37,7 @@ SETTINGS = {
     "validate": {"num_workers": 1},
     "preprocess": {"image_size": 64},
     "train": {
-        **{"backbone": "mobilenetv3_small_050", "pretrained": False, "epochs": 1},
+        **{"backbone": "test_resnet", "pretrained": False, "epochs": 1},
         **{"batch_size": 16, "warmup_epochs": 0, "num_threads": 1},
         "classifier": {"class_weights": "balanced", "mixup_alpha": 0.2, "cutmix_alpha": 1.0},
     },
@@ -46,6 +46,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 def test_from_a_table_to_the_page(tmp_path, untracked, monkeypatch):
     monkeypatch.setattr(digits, "LABEL_SCENES", {"train": 32, "val": 16, "test": 8})
     layout, params = Layout(tmp_path), Params.model_validate(SETTINGS)
