@@ -133,10 +133,11 @@ def evaluate_multi_label(
 def _checked(
     probabilities: Floats, targets: NDArray[Any], num_classes: int, num_thresholds: int, split: str
 ) -> tuple[NDArray[np.float64], Bools]:
-    probabilities, targets = np.asarray(probabilities, dtype=np.float64), np.asarray(targets)
-    if targets.ndim != 2 or probabilities.shape != targets.shape:
+    given: NDArray[np.float64] = np.asarray(probabilities, dtype=np.float64)
+    targets = np.asarray(targets)
+    if targets.ndim != 2 or given.shape != targets.shape:
         raise ValueError(
-            f"probabilities {probabilities.shape} and targets {targets.shape} must both be [N, C]"
+            f"probabilities {given.shape} and targets {targets.shape} must both be [N, C]"
         )
     if targets.shape[1] != num_classes or num_thresholds != num_classes:
         raise ValueError(
@@ -145,14 +146,15 @@ def _checked(
         )
     if not ((targets == 0) | (targets == 1)).all():
         raise ValueError("targets must be 0 or 1")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():  # NaN is neither
+    if not ((given >= 0) & (given <= 1)).all():  # NaN is neither
         raise ValueError("probabilities must lie in 0 … 1")
     if not targets.any():
         raise DataError(
             f"the {split} split has {len(targets)} images and no label, so there is nothing to "
             "measure: choose another evaluate.split, or change the data's splits"
         )
-    return probabilities, targets.astype(bool)
+    truth: Bools = targets.astype(bool)
+    return given, truth
 
 
 def average_precisions(probabilities: Floats, truth: Bools) -> NDArray[np.float64]:
