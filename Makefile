@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "setup: done"
 
-demo: setup  ## run the whole pipeline on embedded data; TASK=classification for the other task
+demo: setup  ## run the whole pipeline on embedded data; TASK=classification or multilabel for others
 	@python -m tasks.params --use examples/digits-$(TASK).yaml $(if $(FORCE),--force)
 	@python -m tasks.demo_data $(TASK)
 	@python -m flows.pipeline --quiet

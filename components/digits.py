@@ -5,7 +5,9 @@ CC BY 4.0), become
 
 - a folder per class for classification, 32 x 32 pixels;
 - scenes with COCO JSON for detection: 0 to 8 digits of 14 to 90 pixels, coloured, on textured
-  grounds. No digit of one split is in another.
+  grounds. No digit of one split is in another;
+- scenes with a CSV table for several labels an image: which of the digits are in it, 0 to 4 of
+  them, 96 x 96 pixels, otherwise as for detection.
 
 The same version of this file and of Pillow gives the same bytes.
 """
@@ -28,6 +30,7 @@ from components.files import atomic_path, read_json
 _T = TypeVar("_T")
 
 SCENES = {"train": 480, "val": 120, "test": 120}
+LABEL_SCENES = {"train": 1600, "val": 400, "test": 400}
 
 _VERSION = 1  # raise it when the pictures change: older folders are then built anew
 _MARK = "digits.json"
@@ -37,6 +40,7 @@ _SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the digits
 _SIZES = ((192, 160), (160, 192), (208, 160), (176, 176), (192, 144))  # width, height
 _HEIGHTS = (14.0, 90.0)  # of the ink, pixels
 _MOST_DIGITS = 8
+_LABEL_SIZES, _LABEL_HEIGHTS, _MOST_LABELS = ((96, 96),), (28.0, 56.0), 4
 _EMPTY_SHARE = 0.08
 _MAX_IOU = 0.15
 _MAX_COVERED = 0.25  # share of the smaller of two boxes
@@ -126,6 +130,36 @@ def build_detection(folder: Path) -> bool:
     return _build_once(folder, "detection", build)
 
 
+def build_multi_label(folder: Path) -> bool:
+    """Build `folder/{train,val,test}/NNNN.jpg` and `folder/labels.csv`: `path,labels,split`.
+
+    1,600, 400 and 400 scenes; about 8 % of them hold no digit, and have no label.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        DataError: the folder is there and was not made by this function.
+    """
+
+    def build(draft: Path) -> None:
+        pools = _split(_load())
+        rows = ["path,labels,split"]
+        for number, (split, num_scenes) in enumerate(LABEL_SCENES.items()):
+            (draft / split).mkdir()
+            for index in _progress(range(num_scenes), num_scenes, f"{split} scenes"):
+                random = np.random.default_rng([_SEED, 3 + number, index])
+                pixels, _, labels = _scene(
+                    random, pools[split], _LABEL_SIZES, _LABEL_HEIGHTS, _MOST_LABELS
+                )
+                name = f"{split}/{index:04d}.jpg"
+                Image.fromarray(pixels).save(draft / name, quality=92)
+                rows.append(f"{name},{'|'.join(map(str, sorted(set(labels))))},{split}")
+        (draft / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    return _build_once(folder, "multi-label classification", build)
+
+
 def _build_once(folder: Path, task: str, build: Callable[[Path], None]) -> bool:
     folder = Path(folder)
     mark = {"made_by": "components/digits.py", "task": task, "version": _VERSION}
@@ -168,21 +202,25 @@ def _split(pool: _Pool) -> dict[str, _Pool]:
 
 
 def _scene(
-    random: np.random.Generator, pool: _Pool
+    random: np.random.Generator,
+    pool: _Pool,
+    sizes: tuple[tuple[int, int], ...] = _SIZES,
+    heights: tuple[float, float] = _HEIGHTS,
+    most_digits: int = _MOST_DIGITS,
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]:
     """One scene: pixels [height, width, 3] uint8, boxes (x, y, width, height), digits."""
-    width, height = _SIZES[random.integers(len(_SIZES))]
+    width, height = sizes[random.integers(len(sizes))]
     dark = bool(random.random() < 0.5)
     canvas = _ground(random, width, height, dark)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
     empty = random.random() < _EMPTY_SHARE
-    wanted = 0 if empty else int(random.integers(1, _MOST_DIGITS + 1))
+    wanted = 0 if empty else int(random.integers(1, most_digits + 1))
     for _ in range(wanted):
         which = int(random.integers(len(pool.labels)))
         # Even over sizes on a logarithmic scale; a crowd of eight has no place for giants.
-        largest = min(_HEIGHTS[1], 0.8 * height, 260 / wanted**0.5)
-        tall = float(np.exp(random.uniform(np.log(_HEIGHTS[0]), np.log(largest))))
+        largest = min(heights[1], 0.8 * height, 260 / wanted**0.5)
+        tall = float(np.exp(random.uniform(np.log(heights[0]), np.log(largest))))
         ink = _glyph(pool.images[which], tall)
         high, wide = ink.shape
         colour = _colour(random, dark)

@@ -1,8 +1,9 @@
 """Build the embedded data sets: handwritten digits, no download.
 
-    python -m tasks.demo_data                  both
+    python -m tasks.demo_data                  all of them
     python -m tasks.demo_data detection        data/digits-detection: scenes, COCO JSON
     python -m tasks.demo_data classification   data/digits-classification: a folder per digit
+    python -m tasks.demo_data multilabel       data/digits-multilabel: which digits, CSV
 
 Does nothing where they are there already.
 """
@@ -23,9 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "which", nargs="?", default="all", choices=("detection", "classification", "all")
-    )
+    names = ("detection", "classification", "multilabel", "all")
+    parser.add_argument("which", nargs="?", default="all", choices=names)
     parser.add_argument("--root", default="data", type=Path, help="where the folders go")
     args = parser.parse_args(argv)
     from components import digits
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     builders = {
         "detection": digits.build_detection,
         "classification": digits.build_classification,
+        "multilabel": digits.build_multi_label,
     }
     for name, build in builders.items():
         if args.which in (name, "all"):

@@ -41,7 +41,10 @@ def evaluate(params: Params, layout: Layout) -> Figures:
 
     store = PreparedStore.open(layout.prepared)
     split = store.evaluated_split(params.evaluate.split)
-    run = _evaluate_detector if store.info.task == "detection" else _evaluate_classifier
+    if store.info.task == "detection":
+        run = _evaluate_detector
+    else:
+        run = _evaluate_multi_label if store.info.multi_label else _evaluate_classifier
     with atomic_path(layout.evaluation) as draft:
         draft.mkdir()
         return run(params, layout, store, split, draft)
@@ -52,20 +55,13 @@ def _outputs(
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
     """Rows of a batch, and what the model gives for them."""
     import numpy as np
-    import torch
 
-    from components.data.geometry import fit
-    from components.models.saved_model import load_for_inference
+    from components.models.saved_model import load_for_inference, store_outputs
 
     settings = params.evaluate
-    model, description = load_for_inference(layout.weights, **settings.thresholds())
+    model, _ = load_for_inference(layout.weights, **settings.thresholds())
     batches = np.array_split(rows, -(-len(rows) // settings.batch_size))
-    for batch in progress_bar(batches, len(batches), "batches"):
-        images = np.stack(
-            [fit(store.image(r), description.image_size, description.resize) for r in batch]
-        )
-        with torch.inference_mode():
-            yield batch, tuple(output.numpy() for output in model(torch.from_numpy(images)))
+    return store_outputs(model, store, progress_bar(batches, len(batches), "batches"))
 
 
 def _evaluate_classifier(
@@ -102,6 +98,42 @@ def _evaluate_classifier(
         name = f"mistake_{number:02d}.jpg"
         save_jpeg(folder / name, picture)
         pictures.append(_mistake(name, store, row, *describe_classification(mistake, classes)))
+    _write_details(folder, result.details, pictures)
+    return result.figures
+
+
+def _evaluate_multi_label(
+    params: Params, layout: Layout, store: PreparedStore, split: str, folder: Path
+) -> Figures:
+    import numpy as np
+
+    from components.evaluation.mistakes import describe_multi_label, mistake_labels
+    from components.evaluation.multi_label import evaluate_multi_label
+    from components.evaluation.pictures import draw_labels, save_jpeg
+    from components.evaluation.plots import write_multi_label_plots
+    from components.models.saved_model import read_description
+
+    settings, classes = params.evaluate, store.info.classes
+    rows = store.rows(split)
+    probabilities = np.concatenate([out for _, (out,) in _outputs(params, layout, store, rows)])
+    truth = np.array([store.label_vector(row) for row in rows]).astype(bool)
+    result = evaluate_multi_label(
+        probabilities,
+        truth,
+        classes,
+        read_description(layout.weights).thresholds,
+        split=split,
+        bootstrap=settings.bootstrap,
+        seed=params.base.seed,
+    )
+    write_multi_label_plots(layout.plots, result, truth, classes)
+    pictures = []
+    for number, mistake in enumerate(result.mistakes[: settings.num_mistakes]):
+        row = rows[mistake.index]
+        labels = mistake_labels(mistake, probabilities[mistake.index], classes)
+        name = f"mistake_{number:02d}.jpg"
+        save_jpeg(folder / name, draw_labels(store.image(row), labels))
+        pictures.append(_mistake(name, store, row, *describe_multi_label(mistake, classes)))
     _write_details(folder, result.details, pictures)
     return result.figures
 

@@ -33,7 +33,7 @@ def largest_batch(params: Params, layout: Layout, limit: int) -> str:
     configure_torch(params.train.num_threads, params.base.seed)
     store = PreparedStore.open(layout.prepared)
     settings = params.train.model_copy(update={"pretrained": False})
-    description, module = build(store.info, settings)
+    description, module = build(store, settings)
     data = batches(store, description, params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = memory.largest_batch(module, data, settings, device, limit)

@@ -92,6 +92,21 @@ class Params(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _needs_one_label(self) -> Params:
+        classifier = self.train.classifier
+        if self.base.multi_label and classifier.balanced_sampling:
+            raise ValueError(
+                "train.classifier.balanced_sampling: with base.multi_label classes come together "
+                "in an image and cannot be drawn one by one; use class_weights: balanced"
+            )
+        if self.base.multi_label and classifier.label_smoothing:
+            raise ValueError(
+                "train.classifier.label_smoothing: with base.multi_label labels are independent, "
+                f"nothing is shared out among them: must be 0, not {classifier.label_smoothing:g}"
+            )
+        return self
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """A safe loader that refuses a key given twice instead of keeping the last."""

@@ -2,8 +2,10 @@
 
     python -m tasks.predict models/model.onnx IMAGE… [--draw OUT.png]
 
-Prints JSON: an object for one image, a list for several. Boxes are [x1, y1, x2, y2] in pixels of
-the image, upright. With --draw, writes a picture (one image) or a folder of pictures (several).
+Prints JSON: an object for one image, a list for several. A model for several labels an image gives
+`labels`, those that reach the thresholds in the file, or --threshold. Boxes are [x1, y1, x2, y2] in
+pixels of the image, upright. With --draw, writes a picture (one image) or a folder of pictures
+(several).
 """
 
 from __future__ import annotations
@@ -16,15 +18,20 @@ from typing import Any
 
 from components.errors import TimmflowError
 
+_DETECTION_THRESHOLD = 0.3  # of what is shown; a detector's own is low, to be measured with
 
-def predict(model: Path, images: list[Path], draw: Path | None, threshold: float) -> list[Any]:
+
+def predict(
+    model: Path, images: list[Path], draw: Path | None, threshold: float | None = None
+) -> list[Any]:
     """Predictions on image files, in order.
 
     Args:
         model: the ONNX file.
         images: image files.
         draw: picture to write, or folder of pictures where there are several images.
-        threshold: detections with a smaller score are left out.
+        threshold: detections or labels with a smaller score are left out; None for 0.3, or for the
+            thresholds that a model for several labels an image was given in training.
 
     Returns:
         For each image a dict: `image` and what `OnnxPredictor.predict` gives.
@@ -36,13 +43,12 @@ def predict(model: Path, images: list[Path], draw: Path | None, threshold: float
     from components.export.predictor import OnnxPredictor
 
     predictor = OnnxPredictor(model)
+    if threshold is None and predictor.task == "detection":
+        threshold = _DETECTION_THRESHOLD
     results = []
     for path in images:
         pixels = load_rgb(path)
-        answer = predictor.predict([pixels])[0]
-        if "detections" in answer:
-            kept = [found for found in answer["detections"] if found["score"] >= threshold]
-            answer = {"detections": kept}
+        answer = predictor.predict([pixels], threshold)[0]
         results.append({"image": str(path), **answer})
         if draw is not None:
             target = draw if len(images) == 1 else draw / f"{path.stem}.png"
@@ -53,7 +59,13 @@ def predict(model: Path, images: list[Path], draw: Path | None, threshold: float
 def _draw(pixels: Any, answer: dict[str, Any], classes: list[str], target: Path) -> None:
     from PIL import Image
 
-    from components.evaluation.pictures import Box, draw_boxes, draw_caption
+    from components.evaluation.pictures import (
+        Box,
+        NamedLabel,
+        draw_boxes,
+        draw_caption,
+        draw_labels,
+    )
     from components.files import atomic_path
 
     if "detections" in answer:
@@ -69,6 +81,9 @@ def _draw(pixels: Any, answer: dict[str, Any], classes: list[str], target: Path)
                 )
             )
         picture = draw_boxes(pixels, boxes)
+    elif "labels" in answer:
+        labels = [NamedLabel(found["label"], found["score"]) for found in answer["labels"]]
+        picture = draw_labels(pixels, labels)
     else:
         picture = draw_caption(pixels, next(iter(answer["probabilities"].items())))
     with atomic_path(target) as draft:
@@ -98,7 +113,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--draw", type=Path, metavar="OUT", help="write a picture of the result")
     parser.add_argument(
-        "--threshold", type=float, default=0.3, help="smallest score of a detection (default 0.3)"
+        "--threshold",
+        type=float,
+        help="smallest score of a detection (default 0.3) or of one of several labels (default: "
+        "as chosen in training, for each class)",
     )
     args = parser.parse_args(argv)
     if args.draw is not None:

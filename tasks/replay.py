@@ -28,7 +28,7 @@ def replay_lines(file: Path, layout: Layout, params_file: Path) -> list[str]:
 
     store = PreparedStore.open(layout.prepared)
     settings = load(params_file).train.model_copy(update={"pretrained": False})
-    _, module = build(store.info, settings)
+    _, module = build(store, settings)
     step = replay(module, file)
     lines = [f"epoch {step.epoch}, step {step.step}: {step.found}: {step.found.remedy}"]
     paths = store.index["path"].tolist()

@@ -90,6 +90,11 @@ def headline(stage: str, figures: Figures) -> str:
                 f"best epoch {figures['best_epoch']} of {figures['num_epochs']}, "
                 f"{figures['monitor']} {figures['best']:.3f}"
             )
+        case "evaluate" if "exact_match" in figures:
+            return (
+                f"mAP {figures['map']:.3f}, micro F1 {figures['micro_f1']:.3f}, all labels right "
+                f"on {percent('exact_match')} of {figures['split']}"
+            )
         case "evaluate" if "map" in figures:
             return f"AP {figures['map']:.3f}, AP50 {figures['map_50']:.3f} on {figures['split']}"
         case "evaluate":

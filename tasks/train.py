@@ -24,9 +24,11 @@ from tasks.params import Params
 from tasks.stage import Figures, main
 
 if TYPE_CHECKING:
+    import torch
+
     from components.data.loaders import PreparedDataModule
     from components.data.store import PreparedStore, StoreInfo
-    from components.models.saved_model import ModelDescription
+    from components.models.saved_model import InferenceModel, ModelDescription
     from components.models.vision_module import VisionModule
     from components.training.fit import FitResult
     from components.training.settings import TrainSettings
@@ -57,11 +59,11 @@ def train(params: Params, layout: Layout) -> Figures:
 
     from components.data.store import PreparedStore
     from components.models.backbones import count_parameters
-    from components.models.saved_model import assert_runs, save_model
+    from components.models.saved_model import InferenceModel, assert_runs, save_model
     from components.training.fit import fit
 
     store = PreparedStore.open(layout.prepared)
-    description, module = build(store.info, settings)
+    description, module = build(store, settings)
     data = batches(store, description, params)
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
@@ -72,6 +74,10 @@ def train(params: Params, layout: Layout) -> Figures:
     print(result.time, flush=True)
     if not (result.beats_trivial or settings.allow_trivial):
         raise TrainingError(_trivial_text(result))
+    if description.multi_label:
+        module.network.load_state_dict(result.state)
+        thresholds = val_thresholds(InferenceModel(module, description), store, settings.batch_size)
+        description = description.model_copy(update={"thresholds": thresholds})
     save_model(layout.weights, description, result.state)
     columns = sorted({name for row in result.rows for name in row} - {"epoch"})
     lines = [",".join(["epoch", *columns])]
@@ -96,12 +102,12 @@ def train(params: Params, layout: Layout) -> Figures:
     }
 
 
-def build(info: StoreInfo, settings: TrainSettings) -> tuple[ModelDescription, VisionModule]:
+def build(store: PreparedStore, settings: TrainSettings) -> tuple[ModelDescription, VisionModule]:
     """What these settings stand for on this data: the network's description, and its module."""
     from components.models.saved_model import build_model
 
-    description = describe(info, settings)
-    options = {**module_options(settings), **task_options(info, settings)}
+    description = describe(store.info, settings)
+    options = {**module_options(settings), **task_options(store, settings)}
     return description, build_model(description, settings.pretrained, **options)
 
 
@@ -135,9 +141,9 @@ def _trivial_text(result: FitResult) -> str:
     scores = " or ".join(f"{name} {score:.3f}" for name, score in result.trivial.items())
     return (
         f"nothing was learnt: the best {result.monitor} is {result.best:.3f}, and no epoch is "
-        f"above {scores}, which takes no training (the most frequent class; no detection). Look at "
-        "the batches (python -m tasks.preview), raise train.epochs or change train.lr; or keep "
-        "such a model with train.allow_trivial: true"
+        f"above {scores}, which takes no training (the most frequent class; the same scores for "
+        "all images; no detection). Look at the batches (python -m tasks.preview), raise "
+        "train.epochs or change train.lr; or keep such a model with train.allow_trivial: true"
     )
 
 
@@ -162,8 +168,9 @@ def module_options(settings: TrainSettings) -> dict[str, Any]:
     }
 
 
-def task_options(info: StoreInfo, settings: TrainSettings) -> dict[str, Any]:
+def task_options(store: PreparedStore, settings: TrainSettings) -> dict[str, Any]:
     """How a model of this task is trained: what matters to the loss, not to the network."""
+    info = store.info
     if info.task == "detection":
         if not settings.backbone.startswith("yolox-"):
             return {}
@@ -175,17 +182,51 @@ def task_options(info: StoreInfo, settings: TrainSettings) -> dict[str, Any]:
             "no_aug_epochs": settings.augment.plain_epochs,
         }
     classifier = settings.classifier
-    weights = None
-    if classifier.class_weights == "balanced":
-        counts = [info.statistics["objects_per_class"]["train"][name] for name in info.classes]
-        # Each class weighs the same in all, and the mean weight of an image is 1.
-        weights = [sum(counts) / (len(counts) * max(1, count)) for count in counts]
-    return {
-        "label_smoothing": classifier.label_smoothing,
+    options: dict[str, Any] = {
         "mixup_alpha": classifier.mixup_alpha,
         "cutmix_alpha": classifier.cutmix_alpha,
-        "class_weights": weights,
     }
+    counts = None
+    if classifier.class_weights == "balanced":
+        counts = [info.statistics["objects_per_class"]["train"][name] for name in info.classes]
+    if info.multi_label:
+        if counts is not None:
+            options["loss_fn"] = _balanced_bce(counts, len(store.rows("train")))
+        return options
+    # Each class weighs the same in all, and the mean weight of an image is 1.
+    weights = counts and [sum(counts) / (len(counts) * max(1, count)) for count in counts]
+    return {**options, "label_smoothing": classifier.label_smoothing, "class_weights": weights}
+
+
+def _balanced_bce(counts: list[int], num_images: int) -> torch.nn.Module:
+    """Binary cross-entropy in which of each class the images that have it weigh, together, as much
+    as those that have it not.
+    """
+    import torch
+
+    ratios = [(num_images - count) / count if count else 1.0 for count in counts]
+    # A class that all images have would weigh nothing.
+    positive = torch.tensor([ratio or 1.0 for ratio in ratios])
+    return torch.nn.BCEWithLogitsLoss(pos_weight=positive)
+
+
+def val_thresholds(
+    model: InferenceModel, store: PreparedStore, batch_size: int
+) -> tuple[float, ...]:
+    """For each class of a multi-label model, from which probability on it is there.
+
+    Chosen on the validation images, as the best epoch is, so that the test images stay untouched.
+    """
+    import numpy as np
+
+    from components.models.label_thresholds import best_f1_thresholds
+    from components.models.saved_model import store_outputs
+
+    rows = store.rows("val")
+    batches = np.array_split(rows, -(-len(rows) // batch_size))
+    outputs = store_outputs(model.eval(), store, batches)
+    probabilities = np.concatenate([out for _, (out,) in outputs])
+    return best_f1_thresholds(probabilities, np.array([store.label_vector(row) for row in rows]))
 
 
 def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
@@ -224,6 +265,7 @@ def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:
         backbone=settings.backbone,
         classes=info.classes,
         image_size=info.image_size,
+        multi_label=info.multi_label,
         resize=info.resize,
         crop_fraction=info.crop_fraction,
         **colors,

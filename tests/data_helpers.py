@@ -14,8 +14,13 @@ def make_store(
     num_images: int = 12,
     image_size: tuple[int, int] = (64, 64),
     num_classes: int = 2,
+    multi_label: bool = False,
 ) -> PreparedStore:
-    """Images with a bright square of the class's colour on noise; of five, one is val, one test."""
+    """Images with a bright square of the class's colour on noise; of five, one is val, one test.
+
+    With `multi_label` every second image has the next class too, in the label alone, and every
+    sixth has none.
+    """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     height, width = image_size
@@ -47,11 +52,15 @@ def make_store(
                 target |= {"x": 2.0 * x, "y": 2.0 * y, "width": 64.0, "height": 64.0}
                 target |= {"area": 4096.0, "is_crowd": False}
             objects.append(target)
+            if multi_label and number % 2:
+                objects.append({**target, "class_id": (class_id + 1) % num_classes})
+            if multi_label and number % 6 == 2:
+                objects.pop()
     info = StoreInfo(
         task=task,
         classes=tuple("abcdefgh"[:num_classes]),
         image_size=image_size,
-        resize="letterbox" if task == "detection" else "crop",
+        resize="letterbox" if task == "detection" or multi_label else "crop",
         crop_fraction=1.0,
         fingerprint="f" * 64,
         split_source="given",
@@ -59,14 +68,15 @@ def make_store(
             "objects_per_class": {
                 split: {
                     name: sum(
-                        row["split"] == split and target["class_id"] == number
-                        for row, target in zip(rows, objects, strict=True)
+                        rows[target["image_id"]]["split"] == split and target["class_id"] == number
+                        for target in objects
                     )
                     for number, name in enumerate("abcdefgh"[:num_classes])
                 }
                 for split in ("train", "val", "test")
             }
         },
+        multi_label=multi_label,
     )
     write_index(folder, info, pd.DataFrame(rows), pd.DataFrame(objects))
     return PreparedStore.open(folder)

@@ -1,8 +1,9 @@
 """How an image is brought to the model's input size: one rule for training, measuring and predict.
 
-Two rules. `letterbox` (detection) keeps the whole image: it is scaled to fit, put at the top left,
-and the rest is filled with grey 114, as YOLOX does; boxes are then scaled, never shifted.
-`crop` (classification) scales the image so that it covers the input and cuts out the centre.
+Two rules. `letterbox` (detection, and several labels an image) keeps the whole image: it is scaled
+to fit, put at the top left, and the rest is filled with grey 114, as YOLOX does; boxes are then
+scaled, never shifted.
+`crop` (one label an image) scales the image so that it covers the input and cuts out the centre.
 
 Only numpy and Pillow are needed, so that `predict` starts quickly.
 """

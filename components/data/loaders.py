@@ -114,10 +114,10 @@ class EpochSampler(Sampler[Key]):
 class PreparedDataset(Dataset[dict[str, Any]]):
     """One item of a store: uint8 RGB image [3, H, W], channels last in memory, with its target.
 
-    Classification: `label`. Detection: `boxes` xyxy [G, 4] in input pixels, `labels` [G]. Always
-    `row`, the position in the store, and `key`, what was asked for. With `augment.color` also
-    `color`, a change [3] that is yet to be made, and `seen`, where the image lies; see
-    `components.data.color`.
+    Classification: `label`, a class id, or for several labels 0 and 1 for each class, float32 [C].
+    Detection: `boxes` xyxy [G, 4] in input pixels, `labels` [G]. Always `row`, the position in the
+    store, and `key`, what was asked for. With `augment.color` also `color`, a change [3] that is
+    yet to be made, and `seen`, where the image lies; see `components.data.color`.
 
     Args:
         store: the images.
@@ -159,8 +159,10 @@ class PreparedDataset(Dataset[dict[str, Any]]):
             item = self._as_it_stands(row)
         else:
             item = self._changed(epoch, row, self.augment)
-        if self.store.info.task != "detection":
-            item["label"] = torch.tensor(self.store.label(row))
+        store = self.store
+        if store.info.task != "detection":
+            label = store.label_vector(row) if store.info.multi_label else store.label(row)
+            item["label"] = torch.as_tensor(label)
         image = item["image"].permute(2, 0, 1)
         return {**item, "image": image, "row": torch.tensor(row), "key": key}
 
@@ -205,6 +207,10 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         size, pixels = self.store.info.image_size, self.store.tensor(row)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
         if self.store.info.task != "detection":
+            if self.store.info.resize == "letterbox":
+                # What a random crop is taken from is padded, or training never sees the padding.
+                pixels = torch.from_numpy(fit(pixels.numpy(), size, "letterbox"))
+                shape = size
             image = seen_pixels(pixels, draw_crop(shape, size, settings, rng), size)
             if settings.trivial_augment:
                 image = trivially_augmented(image, rng)
@@ -299,7 +305,7 @@ class PreparedDataModule(LightningDataModule):
 
     Raises:
         DataError: an input size of `augment.multi_scale` is below 32 pixels.
-        ValueError: `balanced` with detection.
+        ValueError: `balanced` where an image has no one class.
     """
 
     def __init__(
@@ -317,8 +323,9 @@ class PreparedDataModule(LightningDataModule):
         repeat_threshold: float = 0.0,
     ):
         super().__init__()
-        if balanced and store.info.task == "detection":
-            raise ValueError("balanced = True: an image of a detection set has no one class")
+        kind = "multi-label" if store.info.multi_label else store.info.task
+        if balanced and kind != "classification":
+            raise ValueError(f"balanced = True: an image of a {kind} set has no one class")
         self.store = store
         self.batch_size = batch_size
         self.mean, self.std = tuple(mean), tuple(std)

@@ -61,7 +61,9 @@ def pack(
     """
     images = dataset.images.reset_index(drop=True)
     splits, source = assign_splits(images, dataset.objects, settings, near_duplicates)
-    resize: Resize = "letterbox" if dataset.task == "detection" else "crop"
+    # Of several labels, some stand for what a centre crop would cut off.
+    whole = dataset.task == "detection" or dataset.multi_label
+    resize: Resize = "letterbox" if whole else "crop"
     rule = (settings.image_size, resize, settings.crop_fraction)
     storage = choose_storage(images, settings, resize)
 
@@ -103,7 +105,7 @@ def pack(
             wanted = ["x", "y", "width", "height", "area", "is_crowd"]
             objects = objects[["image_id", "class_id", *wanted]]
         else:
-            objects = objects[["image_id", "class_id"]]
+            objects = objects[["image_id", "class_id"]].drop_duplicates(ignore_index=True)
         info = StoreInfo(
             task=dataset.task,
             classes=dataset.classes,
@@ -117,6 +119,7 @@ def pack(
                 "objects_per_class": _counts(dataset, objects, index),
             },
             storage=storage,
+            multi_label=dataset.multi_label,
         )
         write_index(draft, info, index, objects)
     return PreparedStore.open(folder)

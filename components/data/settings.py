@@ -28,7 +28,7 @@ class PreprocessSettings(Settings):
         gt=0,
         le=1,
         description="classification: the centre crop's share of the resized image; "
-        "detection ignores it (letterbox)",
+        "detection and multi_label ignore it (letterbox)",
     )
     stratify: bool = Field(
         True, description="drawn splits hold each class in its share, as far as groups allow"

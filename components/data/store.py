@@ -42,6 +42,7 @@ class StoreInfo:
         split_source: `given` by the data, or by `hash`.
         statistics: mean and standard deviation of the training pixels, images and objects a class.
         storage: of the pixels: `raw`, read without decoding, or `jpeg`.
+        multi_label: classification: an image has any number of labels instead of one.
     """
 
     task: str
@@ -53,6 +54,7 @@ class StoreInfo:
     split_source: str
     statistics: dict[str, Any]
     storage: Storage = "raw"
+    multi_label: bool = False
 
 
 class PreparedStore:
@@ -183,8 +185,14 @@ class PreparedStore:
         return torch.from_numpy(self.image(row))
 
     def label(self, row: int) -> int:
-        """Class id of a classification image."""
+        """Class id of a classification image that has one label."""
         return int(self._class_ids[self._targets[row][0]])
+
+    def label_vector(self, row: int) -> np.ndarray:
+        """Labels of a multi-label image: float32 [C], 1 for each class it has, 0 for the others."""
+        vector = np.zeros(len(self.info.classes), dtype=np.float32)
+        vector[self._class_ids[self._targets[row]]] = 1
+        return vector
 
     def boxes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Boxes to learn from: xyxy in stored pixels, float32 [G, 4], and class ids [G].

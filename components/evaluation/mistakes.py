@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from components.evaluation.classification import ClassificationMistake
 from components.evaluation.detection import DetectionMistake, Predictions, TrueObjects
-from components.evaluation.pictures import Box, Kind
+from components.evaluation.multi_label import MultiLabelMistake
+from components.evaluation.pictures import Box, Kind, NamedLabel
 
 
 def describe_classification(
@@ -20,6 +21,38 @@ def describe_classification(
         f"{100 * mistake.target_probability:.1f} % for {classes[mistake.target]}"
     )
     return title, detail
+
+
+def describe_multi_label(mistake: MultiLabelMistake, classes: Sequence[str]) -> tuple[str, str]:
+    """Title and detail of one image's mistakes."""
+    groups = {
+        "false": mistake.false_ids,
+        "missed": mistake.missed_ids,
+        "found": mistake.correct_ids,
+    }
+    words = [f"{word}: {', '.join(classes[i] for i in ids)}" for word, ids in groups.items() if ids]
+    title = f"{len(mistake.false_ids)} false, {len(mistake.missed_ids)} missed"
+    return title, "; ".join([f"{100 * mistake.confidence:.1f} % sure", *words])
+
+
+def mistake_labels(
+    mistake: MultiLabelMistake, probabilities: Sequence[float], classes: Sequence[str]
+) -> list[NamedLabel]:
+    """Lines under the picture of an image, what is wrong first.
+
+    Args:
+        mistake: the image's.
+        probabilities: [C] of the image.
+        classes: the C names.
+    """
+    groups: tuple[tuple[Kind, tuple[int, ...]], ...] = (
+        ("false", mistake.false_ids),
+        ("missed", mistake.missed_ids),
+        ("correct", mistake.correct_ids),
+    )
+    return [
+        NamedLabel(classes[i], float(probabilities[i]), kind) for kind, ids in groups for i in ids
+    ]
 
 
 def describe_detection(

@@ -88,6 +88,21 @@ class Box:
         return self.label if self.score is None else f"{self.label} {self.score:.2f}".lstrip()
 
 
+@dataclass(frozen=True)
+class NamedLabel:
+    """A label of a whole image, to be written under it.
+
+    Args:
+        name: of the class.
+        probability: that the model gave it.
+        kind: `predicted`, or how it compares with the truth.
+    """
+
+    name: str
+    probability: float
+    kind: Kind = "predicted"
+
+
 def draw_boxes(image: Pixels, boxes: Sequence[Box], *, min_side: int = 480) -> Pixels:
     """Draw boxes, and a legend under the picture when there are several kinds of them.
 
@@ -133,22 +148,61 @@ def draw_caption(
     Returns:
         [H', W', 3] RGB uint8.
     """
+    wrong = true is not None and true[0] != predicted[0]
+    lines: list[tuple[str, str, float | None, str]] = [
+        ("predicted", *predicted, KIND_COLOURS["false" if wrong else "correct"])
+    ]
+    if true is not None:
+        lines.append(("true", *true, _LIGHT))
+    return _over_lines(image, lines, min_side)
+
+
+def draw_labels(
+    image: Pixels, labels: Sequence[NamedLabel], *, most: int = 8, min_side: int = 320
+) -> Pixels:
+    """An image over a strip with a line for each label; the first `most` of them.
+
+    Args:
+        image: [H, W, 3] RGB uint8.
+        labels: in the order in which they are to stand.
+        most: the last line says how many more there are.
+        min_side: the picture is scaled up until its longer side has this many pixels.
+
+    Returns:
+        [H', W', 3] RGB uint8.
+    """
+    words = {"correct": "found", "false": "false", "missed": "missed", "true": "true"}
+    lines: list[tuple[str, str, float | None, str]] = [
+        (
+            words.get(label.kind, "predicted"),
+            label.name,
+            label.probability,
+            KIND_COLOURS.get(label.kind, KIND_COLOURS["correct"]),
+        )
+        for label in labels[:most]
+    ]
+    if len(labels) > most:
+        lines.append(("", f"and {len(labels) - most} more", None, _LIGHT))
+    return _over_lines(image, lines or [("", "no label", None, _LIGHT)], min_side)
+
+
+def _over_lines(
+    image: Pixels, lines: Sequence[tuple[str, str, float | None, str]], min_side: int
+) -> Pixels:
+    """An image over lines of (what it is, name, probability, colour)."""
     canvas, _ = _scaled_up(image, min_side)
     width = max(canvas.width, min_side * 3 // 4)
     font = load_font(max(13, round(min_side / 22)))
-    wrong = true is not None and true[0] != predicted[0]
-    lines = [("predicted", predicted, KIND_COLOURS["false" if wrong else "correct"])]
-    if true is not None:
-        lines.append(("true", true, _LIGHT))
     step = round(_text_height(font) * 1.5)
     strip = Image.new("RGB", (width, canvas.height + step * len(lines) + step // 2), _DARK)
     strip.paste(canvas, ((width - canvas.width) // 2, 0))
     draw = ImageDraw.Draw(strip)
-    for i, (word, (name, probability), colour) in enumerate(lines):
+    for i, (word, name, probability, colour) in enumerate(lines):
         y = canvas.height + step // 4 + i * step + step / 2
-        share = f" {100 * probability:.1f} %"
+        share = "" if probability is None else f" {100 * probability:.1f} %"
         room = width - 2 * step / 2 - font.getlength(share)
-        draw.text((step / 2, y), fit_text(f"{word}: {name}", font, room), colour, font, "lm")
+        text = f"{word}: {name}" if word else name
+        draw.text((step / 2, y), fit_text(text, font, room), colour, font, "lm")
         draw.text((width - step / 2, y), share, colour, font, "rm")
     return np.asarray(strip)
 

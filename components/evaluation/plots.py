@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components.evaluation.classification import ClassificationResult, Integers
 from components.evaluation.detection import DetectionResult
+from components.evaluation.multi_label import Bools, MultiLabelResult
 from components.files import write_text
 
 CONFUSION = "confusion.csv"
 PRECISION_RECALL = "precision_recall.csv"
 CALIBRATION = "calibration.csv"
+# What a label is taken for that was missed, and what a false one was taken from.
+ABSENT = "(absent)"
 
 
 def write_classification_plots(
@@ -37,6 +42,34 @@ def write_classification_plots(
     _write(folder / PRECISION_RECALL, ("class", "recall", "precision"), ())
 
 
+def write_multi_label_plots(
+    folder: Path, result: MultiLabelResult, truth: Bools, classes: Sequence[str]
+) -> None:
+    """Write the plots of a classifier of several labels an image.
+
+    In `confusion.csv` each label that is there or was predicted is a row: a missed one was
+    predicted as `ABSENT`, a false one actually is `ABSENT`. `calibration.csv` is over all images
+    and classes: `confidence` is the probability, `accuracy` the share that has the label.
+
+    Args:
+        folder: `plots/`.
+        result: of `evaluate_multi_label`.
+        truth: [N, C] the labels it was given.
+        classes: the C names.
+    """
+    pairs = zip(*np.nonzero(np.asarray(truth, bool) | result.predicted), strict=True)
+    rows = (
+        (
+            classes[label] if truth[image, label] else ABSENT,
+            classes[label] if result.predicted[image, label] else ABSENT,
+        )
+        for image, label in pairs
+    )
+    _write(folder / CONFUSION, ("actual", "predicted"), rows)
+    _write_calibration(folder, result.details["calibration"])
+    _write_curves(folder, result.details["precision_recall"])
+
+
 def write_detection_plots(folder: Path, result: DetectionResult) -> None:
     """Write the plots of a detector; `confusion.csv` and `calibration.csv` get their header only.
 
@@ -44,15 +77,18 @@ def write_detection_plots(folder: Path, result: DetectionResult) -> None:
         folder: `plots/`.
         result: of `evaluate_detection`.
     """
-    curves = result.details["precision_recall"]
+    _write_curves(folder, result.details["precision_recall"])
+    _write(folder / CONFUSION, ("actual", "predicted"), ())
+    _write_calibration(folder, ())
+
+
+def _write_curves(folder: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
     rows = (
         (name, _text(recall), _text(precision))
         for name, points in curves.items()
         for recall, precision in points
     )
     _write(folder / PRECISION_RECALL, ("class", "recall", "precision"), rows)
-    _write(folder / CONFUSION, ("actual", "predicted"), ())
-    _write_calibration(folder, ())
 
 
 def _write_calibration(folder: Path, bins: Iterable[dict[str, Any]]) -> None:

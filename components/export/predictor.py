@@ -26,6 +26,8 @@ class OnnxPredictor:
         metadata: all that the file says of itself.
         task: `classification` or `detection`.
         classes: names by class id.
+        thresholds: of a multi-label classifier, by class, the probability from which on it is
+            there; None for any other model.
 
     Raises:
         ModelError: no such file, not an ONNX model, or not one that timmflow exported.
@@ -52,6 +54,14 @@ class OnnxPredictor:
             )
         self.task = self.metadata["task"]
         self.classes: list[str] = json.loads(self.metadata["classes"])
+        self.thresholds: tuple[float, ...] | None = None
+        if json.loads(self.metadata.get("multi_label", "false")):
+            self.thresholds = tuple(json.loads(self.metadata.get("thresholds", "[]")))
+            if len(self.thresholds) != len(self.classes):
+                raise ModelError(
+                    f"{path}: metadata has {len(self.thresholds)} thresholds for "
+                    f"{len(self.classes)} classes; export the model again"
+                )
         height, width = json.loads(self.metadata["image_size"])
         self.image_size: tuple[int, int] = (height, width)
         self._resize: Any = self.metadata["resize"]
@@ -61,14 +71,19 @@ class OnnxPredictor:
         """Raw outputs of the graph for uint8 images [B, H, W, 3] of the model's size."""
         return tuple(self.session.run(None, {"images": images}))
 
-    def predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
+    def predict(
+        self, images: list[np.ndarray], threshold: float | None = None
+    ) -> list[dict[str, Any]]:
         """Predictions on images of any size.
 
         Args:
             images: uint8 RGB [H, W, 3] each, upright.
+            threshold: of labels and detections, those with a smaller score are left out; None for
+                the model's own, which for labels is one a class.
 
         Returns:
-            For each image, classification: `probabilities` {class: p}, largest first; detection:
+            For each image, classification: `probabilities` {class: p}, largest first; several
+            labels an image: `labels` [{`label`, `score`}], strongest first, too; detection:
             `detections` [{`label`, `score`, `box` [x1, y1, x2, y2] in the image's own pixels}],
             strongest first.
         """
@@ -80,11 +95,23 @@ class OnnxPredictor:
         )
         outputs = self.run(np.stack(inputs))
         if self.task == "classification":
-            return [self._probabilities(row) for row in outputs[0]]
+            return [
+                {**self._labels(row, threshold), **self._probabilities(row)} for row in outputs[0]
+            ]
         return [
-            {"detections": self._detections(image.shape[:2], scale, *rows)}
+            {"detections": self._detections(image.shape[:2], scale, threshold or 0.0, *rows)}
             for image, scale, *rows in zip(images, scales, *outputs, strict=True)
         ]
+
+    def _labels(self, row: np.ndarray, threshold: float | None) -> dict[str, Any]:
+        if self.thresholds is None:
+            return {}
+        least = self.thresholds if threshold is None else threshold
+        there = np.flatnonzero(row >= np.asarray(least))
+        order = there[np.argsort(-row[there], kind="stable")]
+        return {
+            "labels": [{"label": self.classes[i], "score": round(float(row[i]), 6)} for i in order]
+        }
 
     def _probabilities(self, row: np.ndarray) -> dict[str, Any]:
         order = np.argsort(-row, kind="stable")
@@ -94,6 +121,7 @@ class OnnxPredictor:
         self,
         shape: tuple[int, int],
         scale: tuple[float, float],
+        threshold: float,
         boxes: np.ndarray,
         scores: np.ndarray,
         labels: np.ndarray,
@@ -108,5 +136,5 @@ class OnnxPredictor:
                 "box": [round(float(side), 2) for side in box],
             }
             for box, score, label in zip(own, scores, labels, strict=True)
-            if score > 0
+            if score > 0 and score >= threshold
         ]

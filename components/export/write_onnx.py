@@ -1,9 +1,10 @@
 """Write a trained model as one ONNX file that needs nothing beside it.
 
 Input `images`: uint8 RGB [batch, height, width, 3], the image's own layout; normalisation is in the
-graph. Outputs: `probabilities` [batch, classes]; or `boxes` [batch, D, 4] xyxy in input pixels,
-`scores` [batch, D] falling and 0 where there is none, `labels` [batch, D] and -1 where there is
-none: decoding and non-maximum suppression are in the graph too.
+graph. Outputs: `probabilities` [batch, classes], which sum to one, or where the metadata has
+`multi_label` `true` are each class's own, to be compared with its `thresholds`; or `boxes`
+[batch, D, 4] xyxy in input pixels, `scores` [batch, D] falling and 0 where there is none, `labels`
+[batch, D] and -1 where there is none: decoding and non-maximum suppression are in the graph too.
 """
 
 from __future__ import annotations
@@ -140,11 +141,14 @@ def save_checked(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _metadata(description: ModelDescription) -> dict[str, str]:
+    thresholds = {"thresholds": json.dumps(description.thresholds)}
     return {
+        **(thresholds if description.multi_label else {}),
         "producer": "timmflow",
         "format_version": "1",
         "task": description.task,
         "classes": json.dumps(description.classes, ensure_ascii=False),
+        "multi_label": json.dumps(description.multi_label),
         "image_size": json.dumps(description.image_size),
         "color": "RGB uint8, height x width x channel",
         "mean": json.dumps(description.mean),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
@@ -12,6 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from components.data.color import normalize
+from components.data.geometry import fit
+from components.data.store import PreparedStore
 from components.errors import ModelError
 from components.files import atomic_path, read_json, write_json
 from components.models.backbones import (
@@ -36,6 +40,10 @@ class ModelDescription(Settings):
     task: Literal["classification", "detection"] = Field(description="what it predicts")
     backbone: str = Field(description="timm's name, or that of a whole detector")
     classes: tuple[str, ...] = Field(description="names; a class id is a position")
+    multi_label: bool = Field(False, description="any number of classes an image, not one")
+    thresholds: tuple[float, ...] = Field(
+        (), description="multi-label: by class, the probability from which on it is there"
+    )
     image_size: tuple[int, int] = Field(description="height and width of the input, pixels")
     resize: Literal["letterbox", "crop"] = Field(description="how images come to that size")
     crop_fraction: float = Field(description="see components.data.geometry")
@@ -91,7 +99,7 @@ def build_model(
             backbone = BackboneConfig(
                 description.backbone, pretrained=pretrained, extra_kwargs=extra
             )
-            return ImageClassifier(backbone, num_classes, **arguments)
+            return ImageClassifier(backbone, num_classes, description.multi_label, **arguments)
         features = FeatureBackboneConfig(
             description.backbone, pretrained=pretrained, extra_kwargs=extra
         )
@@ -140,7 +148,7 @@ def load_model(folder: Path, **arguments: Any) -> tuple[VisionModule, ModelDescr
     Raises:
         ModelError: nothing there, or the two files do not fit each other.
     """
-    description = _read_description(Path(folder))
+    description = read_description(Path(folder))
     model = build_model(description, **arguments)
     try:
         model.network.load_state_dict(load_file(folder / WEIGHTS))
@@ -149,7 +157,12 @@ def load_model(folder: Path, **arguments: Any) -> tuple[VisionModule, ModelDescr
     return model.eval(), description
 
 
-def _read_description(folder: Path) -> ModelDescription:
+def read_description(folder: Path) -> ModelDescription:
+    """What `save_model` wrote about a trained model.
+
+    Raises:
+        ModelError: nothing there, or not a description.
+    """
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder}: no trained model; run the train stage first")
     try:
@@ -161,7 +174,8 @@ def _read_description(folder: Path) -> ModelDescription:
 class InferenceModel(nn.Module):
     """The whole way from an image's bytes to predictions; this is what is measured and exported.
 
-    Takes uint8 RGB [B, H, W, 3] of the model's size. Gives `(probabilities [B, C],)`, or padded
+    Takes uint8 RGB [B, H, W, 3] of the model's size. Gives `(probabilities [B, C],)`, which sum to
+    one, or for multi-label are each class's own; or padded
     `(boxes [B, D, 4], scores [B, D], labels [B, D])`; see `select_detections`.
     """
 
@@ -171,14 +185,35 @@ class InferenceModel(nn.Module):
         # Not registered as a submodule: its weights are the network's.
         self._detections = model.detections if isinstance(model, DetectorModule) else None
         self.image_size = description.image_size
+        self._multi_label = description.multi_label
         self._format = (description.mean, description.std, description.channels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Predictions; see the class."""
         outputs = self.network(normalize(images.permute(0, 3, 1, 2), *self._format))
         if self._detections is None:
-            return (outputs.float().softmax(dim=1),)
+            logits = outputs.float()
+            return (logits.sigmoid() if self._multi_label else logits.softmax(dim=1),)
         return self._detections(outputs, self.image_size)
+
+
+def store_outputs(
+    model: InferenceModel, store: PreparedStore, batches: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    """What a model gives for images of a store.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        store: the images.
+        batches: rows of the store, a batch each.
+
+    Yields:
+        The rows of a batch, and the model's outputs for them.
+    """
+    for rows in batches:
+        images = np.stack([fit(store.image(r), model.image_size, store.info.resize) for r in rows])
+        with torch.inference_mode():
+            yield rows, tuple(output.numpy() for output in model(torch.from_numpy(images)))
 
 
 def load_for_inference(
@@ -195,7 +230,7 @@ def load_for_inference(
         ModelError: nothing there, or the files do not fit each other.
     """
     folder = Path(folder)
-    description = _read_description(folder)
+    description = read_description(folder)
     wanted: tuple[str, ...] = ()
     if description.task == "detection":
         wanted = (whole_detector(description.backbone) or ObjectDetector).thresholds

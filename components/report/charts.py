@@ -127,13 +127,14 @@ def _curve_chart(
 
 
 def precision_recall_chart(
-    curves: Mapping[str, Sequence[Sequence[float]]], order: Sequence[str]
+    curves: Mapping[str, Sequence[Sequence[float]]], order: Sequence[str], caption: str
 ) -> Chart | None:
-    """Precision over recall at IoU 0.5; of many classes the first `MAX_SERIES` of `order`.
+    """Precision over recall; of many classes the first `MAX_SERIES` of `order`.
 
     Args:
         curves: class to its (recall, precision) points.
         order: class names, those to show first in front.
+        caption: to which the page adds how many classes are shown.
     """
     names = [name for name in order if name in curves][:MAX_SERIES]
     if not names:
@@ -147,14 +148,20 @@ def precision_recall_chart(
             axes.plot(points[:, 0], points[:, 1], style, color=_SERIES[entry.series])
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
 
-    caption = "Precision and recall at IoU 0.5"
     if len(curves) > len(names):
         caption += f": the {len(names)} weakest of {len(curves)} classes"
     return Chart(_svg("precision-recall", f"{caption}, a curve a class", draw), caption, legend)
 
 
-def calibration_chart(bins: Sequence[Mapping[str, float]]) -> Chart | None:
-    """Accuracy over confidence; the area of a point is its share of the images."""
+def calibration_chart(
+    bins: Sequence[Mapping[str, float]], words: tuple[str, str, str]
+) -> Chart | None:
+    """Accuracy over confidence; the area of a point is its share of the images.
+
+    Args:
+        bins: `confidence`, `accuracy` and `count` of each.
+        words: what confidence, accuracy and what is counted are called.
+    """
     if not bins:
         return None
     total = sum(item["count"] for item in bins)
@@ -166,10 +173,11 @@ def calibration_chart(bins: Sequence[Mapping[str, float]]) -> Chart | None:
         axes.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
         axes.plot(x, y, color=_SERIES[0], linewidth=1)
         axes.scatter(x, y, s=sizes, color=_SERIES[0], alpha=0.75)
-        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.04), ylim=(0, 1.06))
+        axes.set(xlabel=words[0], ylabel=words[1], xlim=(0, 1.04), ylim=(0, 1.06))
 
     caption = (
-        "Confidence and accuracy; on the dotted line they agree, larger points hold more images"
+        f"{words[0].capitalize()} and {words[1]}; on the dotted line they agree, larger points "
+        f"hold more {words[2]}"
     )
     return Chart(_svg("calibration", caption, draw), caption)
 

@@ -32,6 +32,11 @@ LABELS = {
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
     "top_5_accuracy": "Top-5 accuracy",
+    "micro_f1": "Micro F1",
+    "micro_precision": "Micro precision",
+    "micro_recall": "Micro recall",
+    "exact_match": "All labels right",
+    "hamming_loss": "Labels wrong (Hamming)",
     "log_loss": "Log loss",
     "ece": "Calibration error",
     "map": "AP",
@@ -56,8 +61,10 @@ LABELS = {
     "ap_50": "AP50",
     "ap_75": "AP75",
     "recall_50": "Recall at IoU 0.5",
+    "num_false": "False",
+    "num_missed": "Missed",
 }
-_PERCENT = {"accuracy", "balanced_accuracy", "top_5_accuracy", "ece"}
+_PERCENT = {"accuracy", "balanced_accuracy", "top_5_accuracy", "ece", "exact_match", "hamming_loss"}
 
 
 def render_page(facts: Facts) -> str:
@@ -71,13 +78,17 @@ def render_page(facts: Facts) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(figure=format_figure, label=label, value=format_value)
+    if facts.evaluation.get("multi_label"):
+        # The mean over classes; a detector's AP is one over thresholds of overlap, too.
+        environment.filters["label"] = lambda name: "Mean AP" if name == "map" else label(name)
     return environment.get_template("page.html.j2").render(**_view(facts))
 
 
 def _view(facts: Facts) -> dict[str, Any]:
     """What the template shows, in its order."""
     evaluation = facts.evaluation
-    main = "accuracy" if facts.task == "classification" else "map"
+    multi_label = bool(evaluation.get("multi_label", False))
+    main = "accuracy" if facts.task == "classification" and not multi_label else "map"
     rows = _worst_first(evaluation["per_class"], "f1" if main == "accuracy" else "ap")
     train = facts.figures["train"]
     best_epoch = train.get("best_epoch")
@@ -88,6 +99,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "evaluation": evaluation,
         "summary": _summary(facts),
         "main": main,
+        "multi_label": multi_label,
         "headline": _headline(evaluation, main),
         "splits": [name for name in SPLITS if name in facts.images_per_split],
         "class_rows": _class_rows(facts),
@@ -101,9 +113,16 @@ def _view(facts: Facts) -> dict[str, Any]:
         "confusion_chart": confusion_chart(counts) if counts and not _fits_table(counts) else None,
         "confusions": _frequent_confusions(counts or [], evaluation["classes"]),
         "precision_recall": precision_recall_chart(
-            evaluation.get("precision_recall", {}), [row["class"] for row in rows]
+            evaluation.get("precision_recall", {}),
+            [row["class"] for row in rows],
+            "Precision and recall" if multi_label else "Precision and recall at IoU 0.5",
         ),
-        "calibration": calibration_chart(evaluation.get("calibration", [])),
+        "calibration": calibration_chart(
+            evaluation.get("calibration", []),
+            ("probability", "share with the label", "labels")
+            if multi_label
+            else ("confidence", "accuracy", "images"),
+        ),
         "mistakes": _mistakes(evaluation["mistakes"], facts.pictures),
         "export": _export_rows(facts),
         "provenance": _provenance_rows(facts),
@@ -113,6 +132,8 @@ def _view(facts: Facts) -> dict[str, Any]:
 def _summary(facts: Facts) -> str:
     parameters = dict(facts.parameters)
     kind = "Image classifier" if facts.task == "classification" else "Object detector"
+    if facts.evaluation.get("multi_label"):
+        kind = "Image classifier for any number of labels"
     height, width = facts.prepared["image_size"]
     backbone = parameters.get("train.backbone")
     on = f" on {backbone}" if backbone else ""

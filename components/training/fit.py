@@ -151,7 +151,7 @@ def _result(
 ) -> FitResult:
     if best.best is None or best.weights is None:
         raise TrainingError(
-            f"no epoch gave a {best.monitor} to compare: has the validation split any object?"
+            f"no epoch gave a {best.monitor} to compare: has the validation split anything to find?"
         )
     return FitResult(
         best.weights,
@@ -170,6 +170,7 @@ def _ignore_known_warnings() -> None:
     known: dict[str, Any] = {
         "does not have many workers": UserWarning,  # the number is a parameter
         "exists and is not empty": UserWarning,  # the resume folder is meant to be there
+        "Average precision score for one or more classes was": UserWarning,  # none in val
         "in eval mode at the start of training": UserWarning,  # a frozen backbone
         "your dataloader is not resumable": UserWarning,  # its sampler is
         "LeafSpec": FutureWarning,  # lightning 2.6 under torch 2.14

@@ -13,11 +13,17 @@ _MARGIN = 1e-6  # float32 metrics: equal is not better
 def trivial_scores(store: PreparedStore) -> dict[str, float]:
     """Validation metrics of the trivial model, by logged name.
 
-    Classification: the most frequent training class, always. Detection: nothing, ever. A training
-    beats it if it beats any one of these: with rare classes a good model may have no more accuracy.
+    Classification: the most frequent training class, always; with several labels an image, the
+    same probabilities for all, whose average precision is the class's share of the images.
+    Detection: nothing, ever. A training beats it if it beats any one of these: with rare classes a
+    good model may have no more accuracy.
     """
     if store.info.task == "detection":
         return {"val/map": 0.0}
+    if store.info.multi_label:
+        labels = np.array([store.label_vector(row) for row in store.rows("val")])
+        shares = labels.mean(axis=0) if len(labels) else np.zeros(0)
+        return {"val/map": float(shares[shares > 0].mean())} if shares.any() else {}
     train = [store.label(row) for row in store.rows("train")]
     val = np.array([store.label(row) for row in store.rows("val")])
     if not train or not len(val):

@@ -84,9 +84,12 @@ def _check_background(reading: Reading, columns: ObjectColumns) -> Iterator[Find
         # Images without objects are good examples of background: one line for all of them.
         names = ", ".join(reading.images[index].path for index in empty[:3])
         more = ", …" if len(empty) > 3 else ""
+        what = "that hold no object; they count as background"
+        if reading.multi_label:
+            what = "without a label; they are taken to show none of the classes"
         yield finding(
             "images-without-objects",
             reading.root.name,
-            f"images that hold no object; they count as background ({names}{more})",
+            f"images {what} ({names}{more})",
             len(empty),
         )

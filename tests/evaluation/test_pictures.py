@@ -9,8 +9,10 @@ from PIL import Image
 from components.evaluation.pictures import (
     KIND_COLOURS,
     Box,
+    NamedLabel,
     draw_boxes,
     draw_caption,
+    draw_labels,
     fit_text,
     load_font,
     save_jpeg,
@@ -66,6 +68,17 @@ def test_captions_colour_right_and_wrong():
     assert KIND_COLOURS["false"] in colours(wrong)
     assert KIND_COLOURS["false"] not in colours(right)
     assert wrong.shape[0] > draw_caption(grey(64, 64), ("shirt", 0.93)).shape[0] > 320
+
+
+def test_labels_stand_a_line_each_in_the_colour_of_their_kind():
+    labels = [NamedLabel("cat", 0.8, "false"), NamedLabel("dog", 0.1, "missed")]
+    two = draw_labels(grey(64, 64), labels)
+    assert {KIND_COLOURS["false"], KIND_COLOURS["missed"]} <= colours(two)
+    assert KIND_COLOURS["correct"] in colours(draw_labels(grey(64, 64), [NamedLabel("a", 0.7)]))
+    assert draw_labels(grey(64, 64), []).shape[0] > 320
+    many = [NamedLabel(f"class {i}", 0.5) for i in range(40)]
+    nine = [*many[:8], NamedLabel("and 32 more", 0.5)]
+    assert draw_labels(grey(64, 64), many).shape == draw_labels(grey(64, 64), nine, most=9).shape
 
 
 def test_long_text_is_shortened():

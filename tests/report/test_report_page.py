@@ -6,11 +6,13 @@ import re
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from report_workspace import CLASSES, write_workspace
 
 from components.errors import DataError
-from components.files import read_json, write_json
+from components.evaluation.multi_label import evaluate_multi_label
+from components.files import read_json, rounded, write_json
 from components.report import page as page_module
 from tasks import report as report_module
 from tasks.report import report
@@ -156,6 +158,33 @@ def test_many_classes(tmp_path):
             "detection": "the 8 weakest of 40 classes",
         }
         assert wanted[task] in text
+
+
+@pytest.mark.parametrize("classes", [HOSTILE, [f"class {i}" for i in range(40)]])
+def test_several_labels_an_image(tmp_path, classes):
+    params, layout = write_workspace(tmp_path, "classification", classes, num_mistakes=0)
+    rng = np.random.default_rng(0)
+    truth = rng.random((60, len(classes))) < 0.3
+    truth[:, 1] = False  # a class on no image of the split
+    probabilities = np.clip(rng.random(truth.shape) * 0.6 + 0.4 * truth, 0, 1)
+    result = evaluate_multi_label(
+        probabilities, truth, classes, [0.5] * len(classes), split="val", bootstrap=20
+    )
+    write_json(layout.evaluation / "details.json", rounded(result.details))
+    report(params, layout)
+    text = layout.page.read_text(encoding="utf-8")
+    found = outline(text)
+    assert {"precision-recall", "calibration"} <= set(found.ids) and "confusion" not in found.ids
+    assert len(found.ids) == len(set(found.ids))
+    assert "<script" not in text and "IoU" not in text
+    for words in (
+        "Mean AP",
+        "Images of each class",
+        "An image can stand in several rows",
+        "Missed",
+    ):
+        assert words in text, words
+    assert ("the 8 weakest of 39 classes" in text) == (len(classes) == 40)
 
 
 def test_sections_without_facts_are_left_out(tmp_path):
