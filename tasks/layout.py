@@ -76,6 +76,11 @@ class Layout:
         return self.root / "accepted" / "profile.json"
 
     @property
+    def accepted_splits(self) -> Path:
+        """The splits that were drawn for that data, and stay; in git."""
+        return self.root / "accepted" / "splits.csv"
+
+    @property
     def evaluation(self) -> Path:
         """What the report page shows of the evaluation: `details.json` and pictures."""
         return self.root / "reports" / "evaluation"

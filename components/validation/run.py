@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
+from components.contract.accepted_splits import AcceptedSplits
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading, collector_paused
 from components.contract.tables import SPLITS, Dataset, build
@@ -19,6 +21,7 @@ from components.validation.pixel_pass import ImageFacts, examine_all
 from components.validation.profile import profile
 from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
 from components.validation.settings import ValidateSettings
+from components.validation.split_checks import check_accepted
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Result:
         reading: what the reader found.
         facts: about the images of `reading`, in the same order.
         findings: sorted, errors first; of very many of one check only some.
-        dataset: the canonical tables, without the images in quarantine; None if an error stops.
+        dataset: the canonical tables, without the images in quarantine; None if an error stops,
+            unless it is drift, which the data's acceptance ends.
         num_errors: violations that stop, listed or not.
         num_warnings: violations that are only reported, listed or not.
         quarantine: the images that were left out, sorted; errors about them do not stop.
@@ -92,6 +96,8 @@ def validate_reading(
     settings: ValidateSettings,
     training_size: tuple[int, int] | None = None,
     reference: dict[str, Any] | None = None,
+    accepted: AcceptedSplits | None = None,
+    group_near_duplicates: bool = False,
 ) -> Result:
     """Decode all images once, run all checks and, if no error stops, build the tables.
 
@@ -103,6 +109,8 @@ def validate_reading(
         settings: limits, severities, quarantine.
         training_size: height and width of the model's input, pixels; None if it is not known.
         reference: profile of the last accepted data, that drift is measured from; None: no drift.
+        accepted: the drawn splits that were last accepted.
+        group_near_duplicates: images that look the same are to be in one drawn split.
 
     Raises:
         DataError: the pixel pass could not be finished.
@@ -126,7 +134,20 @@ def validate_reading(
         )
     )
     with collector_paused():
-        return _judged(reading, facts, settings, training_size, reference)
+        result = _judged(
+            reading,
+            facts,
+            settings,
+            training_size,
+            reference,
+            lambda kept, its_facts: check_accepted(
+                kept,
+                its_facts,
+                accepted or AcceptedSplits(),
+                settings.near_duplicate_bits if group_near_duplicates else None,
+            ),
+        )
+    return result
 
 
 def _judged(
@@ -135,6 +156,7 @@ def _judged(
     settings: ValidateSettings,
     training_size: tuple[int, int] | None,
     reference: dict[str, Any] | None,
+    check_kept_splits: Callable[[Reading, list[ImageFacts]], Iterable[Finding]],
 ) -> Result:
     """All checks, the quarantine and the tables; see `validate_reading`."""
     paths = [image.path for image in reading.images]
@@ -149,13 +171,14 @@ def _judged(
         else:
             kept, kept_facts = leave_out(reading, facts, faulty.keys())
     check_whole(kept, settings, ledger)
+    ledger.extend(check_kept_splits(kept, kept_facts))
     described = profile(kept, kept_facts)
     before = ledger.num("error", unplaced=bool(faulty))
     if reference is not None:
         ledger.extend(check_drift(described, reference))
     num_drift = ledger.num("error", unplaced=bool(faulty)) - before
     dataset = None
-    if not ledger.num("error", unplaced=bool(faulty)):
+    if ledger.num("error", unplaced=bool(faulty)) == num_drift:
         dataset = _dataset(kept, kept_facts)
         try:
             dataset.check()
