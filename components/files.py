@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,13 +15,16 @@ from typing import Any
 
 from components.errors import DataError
 
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # some network and special file systems
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an error.
 
     The block may create a file or a folder there. On an error what it wrote is removed and `path`
-    stays as it was.
+    stays as it was. When this returns, what was written survives a loss of power; whenever that
+    happens before, `path` is the old version or the new one, and never a name without content.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     draft = scratch / path.name
     try:
         yield draft
+        sync(draft)
         aside = scratch / f"{path.name}.old"
         if draft.is_dir() and path.is_dir():
             # A folder cannot be renamed over another; move the old one aside first.
@@ -37,8 +43,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
             if aside.exists():
                 aside.rename(path)
             raise
+        sync(path.parent, deep=False)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sync(path: Path, deep: bool = True) -> None:
+    """Have the disk hold a file or a folder, before a rename counts on it.
+
+    Args:
+        path: symbolic links in it are not followed.
+        deep: of a folder also all that is in it; else only which names it has.
+    """
+    if deep and path.is_dir():
+        for folder, _, names in os.walk(path, topdown=False):
+            for name in names:
+                place = Path(folder, name)
+                if place.is_file() and not place.is_symlink():
+                    _sync(place)
+            _sync(folder)
+    else:
+        _sync(path)
+
+
+def _sync(path: str | Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as fault:
+        if fault.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from tasks.params import Params, load
 
 if TYPE_CHECKING:
     from components.validation.incoming import Verdict
+    from components.validation.pixel_pass import ImageFacts
     from components.validation.run import Result
 
 _NAMED = 10  # findings that are printed
@@ -42,31 +43,33 @@ def incoming(params: Params, layout: Layout, batch: Path, merge: bool) -> dict[s
     Returns:
         What is written to `reports/incoming/BATCH.json`: `batch`, `data`, `verdict` (`fine`,
         `nothing-new`, `merged` or `refused`), `reason` (of a refusal, beyond the findings),
-        `version` (what became of DVC), `num_images`, `num_errors`, `num_warnings`, `added` {path in
-        the batch: path in the data}, `skipped` {path in the batch: where it is already},
-        `findings`.
+        `version` (what became of DVC), `num_data_images` and `num_data_decoded` (the others are as
+        the last `validate` saw them), `num_images`, `num_new`, `num_errors`, `num_warnings`,
+        `added` {path in the batch: path in the data}, `skipped` {path in the batch: where it is
+        already}, `findings`.
 
     Raises:
         DataError: batch or data cannot be read, the data has errors, or `dvc add` failed.
     """
     from components.validation import versions
     from components.validation.incoming import check_batch
+    from components.validation.known_facts import load_facts
 
     data = (layout.root / params.base.data).resolve()
     _check_apart(batch, data)
     with versions.locked(data) if merge else nullcontext():
         if merge:
             versions.recover(data)
-        current = _validated(data, params)
-        if current.dataset is None:
-            errors = [item for item in current.findings if item.severity == "error"]
+        current = _validated(data, params, load_facts(layout.facts))
+        if current.num_errors:
+            errors = current.stopping
             plural = "" if len(errors) == 1 else "s"
             raise DataError(
                 f"base.data = {params.base.data}: the data itself has {len(errors)} error{plural}, "
                 f"such as {errors[0]}; mend that before anything is added"
             )
         verdict = check_batch(batch, current, params.validate_)
-        report = _report(params, batch, verdict)
+        report = _report(params, batch, verdict, current)
         if merge and not verdict.refused and verdict.new:
             try:
                 report["added"] = _merge(data, params, current, verdict)
@@ -90,13 +93,13 @@ def _check_apart(batch: Path, data: Path) -> None:
         raise DataError(f"batch {batch}: must lie outside base.data = {data}, and not around it")
 
 
-def _validated(folder: Path, params: Params) -> Result:
+def _validated(folder: Path, params: Params, known: dict[str, ImageFacts]) -> Result:
     from components.contract.readers import read_dataset
     from components.validation.run import validate_reading
 
     base, settings = params.base, params.validate_
-    reading = read_dataset(folder, settings.format, base.task, base.classes)
-    return validate_reading(reading, settings)
+    reading = read_dataset(folder, settings.format, base.task, base.classes, base.multi_label)
+    return validate_reading(reading, settings, known=known)
 
 
 def _merge(data: Path, params: Params, current: Result, verdict: Verdict) -> dict[str, str]:
@@ -104,12 +107,14 @@ def _merge(data: Path, params: Params, current: Result, verdict: Verdict) -> dic
 
     draft = versions.draft_path(data)
     added = merge.build_merged(draft, current, verdict)
-    merge.check_merged(_validated(draft, params), current, verdict)
+    # Only what is new is decoded; of the rest the content is compared.
+    known = {fact.path: fact for fact in current.facts if not fact.fault}
+    merge.check_merged(_validated(draft, params, known), current, verdict)
     versions.replace(data)
     return added
 
 
-def _report(params: Params, batch: Path, verdict: Verdict) -> dict[str, Any]:
+def _report(params: Params, batch: Path, verdict: Verdict, current: Result) -> dict[str, Any]:
     from components.contract.findings import count
 
     word = "fine" if verdict.new else "nothing-new"
@@ -119,6 +124,8 @@ def _report(params: Params, batch: Path, verdict: Verdict) -> dict[str, Any]:
         "verdict": "refused" if verdict.refused else word,
         "reason": "",
         "version": "",
+        "num_data_images": len(current.facts),
+        "num_data_decoded": current.num_decoded,
         "num_images": len(verdict.reading.images),
         "num_new": len(verdict.new),
         "num_errors": count(verdict.findings, "error"),
@@ -221,6 +228,8 @@ def _print(report: dict[str, Any], path: Path) -> None:
         print(f"  {item['severity']}: {place}{item['message']}{value}")
     if len(report["findings"]) > _NAMED:
         print(f"  and {len(report['findings']) - _NAMED} more findings")
+    total, decoded = report["num_data_images"], report["num_data_decoded"]
+    print(f"  {report['data']}: {total} images; {_decoded(total, decoded)}")
     for key in ("reason", "version"):
         if report[key]:
             print(f"  {report[key]}")
@@ -228,6 +237,14 @@ def _print(report: dict[str, Any], path: Path) -> None:
         f"{report['batch']}: {report['verdict']}; {report['num_images']} images, "
         f"{report['num_new']} new, {len(report['skipped'])} there already; {path}"
     )
+
+
+def _decoded(total: int, decoded: int) -> str:
+    if not decoded:
+        return "all unchanged since the last validate, none decoded"
+    if decoded == total:
+        return "all decoded; after `python -m tasks.validate` only changed ones are"
+    return f"{decoded} new or changed since the last validate, and decoded"
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ class Layout:
         return self.root / "data" / "tables"
 
     @property
+    def facts(self) -> Path:
+        """What the last validation learnt from each image's pixels."""
+        return self.root / "data" / "facts.parquet"
+
+    @property
     def prepared(self) -> Path:
         """Packed images and boxes in training size."""
         return self.root / "data" / "prepared"

@@ -2,10 +2,10 @@
 
 Reads the folder `base.data`, which is never written to, and what `python -m tasks.accept` wrote to
 `accepted/` about the data accepted before. Writes `reports/validation.json`,
-`reports/validation.html` and `reports/profile.json` in any case, and `data/tables/` if no error
-stops, or none but drift. Parameters: sections `base` and `validate`; `preprocess.image_size`, at
-which small boxes are judged; `preprocess.group_near_duplicates`. `python -m tasks.params --schema`
-lists them.
+`reports/validation.html` and `reports/profile.json` in any case; `data/tables/`, and for `incoming`
+`data/facts.parquet`, if no error stops, or none but drift. Parameters: sections `base` and
+`validate`; `preprocess.image_size`, at which small boxes are judged;
+`preprocess.group_near_duplicates`. `python -m tasks.params --schema` lists them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def validate(params: Params, layout: Layout) -> Figures:
     """
     from components.contract.accepted_splits import AcceptedSplits
     from components.contract.readers import read_dataset
+    from components.validation.known_facts import save_facts
     from components.validation.page import render
     from components.validation.profile import EDGES, read_profile
     from components.validation.run import validate_reading
@@ -57,6 +58,7 @@ def validate(params: Params, layout: Layout) -> Figures:
     about: dict[str, Any] = {"num_errors": stops} if stops else {}
     if result.dataset is not None:
         result.dataset.save(layout.tables)
+        save_facts(layout.facts, result.facts)
         about["fingerprint"] = result.dataset.fingerprint
     write_json(layout.profile, result.profile | about)
     write_json(layout.validation, result.report())

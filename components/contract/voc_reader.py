@@ -99,6 +99,28 @@ def read_voc(root: Path, classes: Sequence[str] | None = None) -> Reading:
     return reading
 
 
+def split_lists(root: Path) -> dict[str | None, str]:
+    """The list file of each split in `ImageSets`, relative to the root; none if none counts."""
+    folders = Folders(root, [])
+    if any(part.split for part in _parts(folders)):
+        return {}
+    return {split: path for path, split in reversed(_list_files(folders))}
+
+
+def _list_files(folders: Folders) -> list[tuple[str, str]]:
+    """Paths and splits of the lists in `ImageSets/Main`, or else in `ImageSets`."""
+    sets = [name for name in folders.folders("") if name.lower() == "imagesets"]
+    for place in [join(name, "Main") for name in sets] + sets:
+        names = folders.with_suffix(place, ".txt")
+        words = {PurePosixPath(name).stem.lower(): name for name in names}
+        chosen = {word: split for word, split in SPLIT_NAMES.items() if word in words}
+        if "trainval" in words and "train" not in words:
+            chosen["trainval"] = "train"
+        if chosen:
+            return [(join(place, words[word]), split) for word, split in chosen.items()]
+    return []
+
+
 def _parts(folders: Folders) -> list[_Part]:
     def named(parent: str, wanted: Sequence[str]) -> list[str]:
         return [join(parent, name) for name in folders.folders(parent) if name.lower() in wanted]
@@ -173,20 +195,12 @@ class _Reader:
 
     def read_lists(self) -> None:
         """Read `ImageSets/Main/*.txt`, if they are there."""
-        sets = [name for name in self.folders.folders("") if name.lower() == "imagesets"]
-        places = [join(name, "Main") for name in sets] + sets
-        for place in places:
-            names = self.folders.with_suffix(place, ".txt")
-            words = {PurePosixPath(name).stem.lower(): name for name in names}
-            chosen = {word: split for word, split in SPLIT_NAMES.items() if word in words}
-            if "trainval" in words and "train" not in words:
-                chosen["trainval"] = "train"
-            if chosen:
-                self.lists = {}
-                for word, split in chosen.items():
-                    self.reading.splits.add(split)
-                    self._read_list(join(place, words[word]), split)
-                return
+        lists = _list_files(self.folders)
+        if lists:
+            self.lists = {}
+        for path, split in lists:
+            self.reading.splits.add(split)
+            self._read_list(path, split)
 
     def _read_list(self, path: str, split: str) -> None:
         assert self.lists is not None

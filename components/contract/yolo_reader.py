@@ -144,6 +144,40 @@ def read_yolo(root: Path, classes: Sequence[str] | None = None) -> Reading:
     return reading
 
 
+@dataclass(frozen=True)
+class YoloRules:
+    """What adding to a YOLO data set must respect.
+
+    Args:
+        indices: class index by name.
+        num_extra: numbers of keypoints behind each box.
+        lists: file that lists a split's images, relative to the root, by split.
+    """
+
+    indices: dict[str, int]
+    num_extra: int
+    lists: dict[str | None, str]
+
+
+def read_rules(root: Path, classes: Sequence[str] | None = None) -> YoloRules:
+    """The rules of a data set that can be read; see `read_yolo`.
+
+    Raises:
+        DataError: its data.yaml cannot be read.
+    """
+    reader = _Reader(root, Reading(root, "yolo", "detection"))
+    config = reader.read_config()
+    if config is None:
+        raise DataError(f"{root}: {reader.reading.findings[0]}")
+    reader.settle_names(config, classes)
+    lists: dict[str | None, str] = {}
+    for part in reader.parts(config):
+        if part.list_file:
+            lists.setdefault(part.split, part.list_file)
+    indices = {name: index for index, name in reader.names.items() if name is not None}
+    return YoloRules(indices, config.num_extra, lists)
+
+
 def _layout(folders: Folders) -> list[_Part]:
     """The parts of a root without a data.yaml."""
     top = folders.folders("")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from components.contract.tables import SPLITS, Dataset, build
 from components.errors import DataError
 from components.validation.checks import check_rows, check_whole
 from components.validation.drift import check_drift
+from components.validation.known_facts import still_true
 from components.validation.pixel_pass import ImageFacts, examine_all
 from components.validation.profile import profile
 from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
@@ -39,6 +41,7 @@ class Result:
         quarantine: the images that were left out, sorted; errors about them do not stop.
         profile: what the data, without those, is like; see `components.validation.profile`.
         num_accepted_errors: errors that stop, but would not once this data is accepted: drift.
+        num_decoded: images that were decoded; facts about the others were known.
     """
 
     reading: Reading
@@ -50,6 +53,7 @@ class Result:
     quarantine: list[Quarantined] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
     num_accepted_errors: int = 0
+    num_decoded: int = 0
 
     @property
     def stopping(self) -> list[Finding]:
@@ -98,6 +102,7 @@ def validate_reading(
     reference: dict[str, Any] | None = None,
     accepted: AcceptedSplits | None = None,
     group_near_duplicates: bool = False,
+    known: Mapping[str, ImageFacts] | None = None,
 ) -> Result:
     """Decode all images once, run all checks and, if no error stops, build the tables.
 
@@ -111,6 +116,7 @@ def validate_reading(
         reference: profile of the last accepted data, that drift is measured from; None: no drift.
         accepted: the drawn splits that were last accepted.
         group_near_duplicates: images that look the same are to be in one drawn split.
+        known: facts by path, from before; images whose content they tell of are not decoded.
 
     Raises:
         DataError: the pixel pass could not be finished.
@@ -118,21 +124,19 @@ def validate_reading(
     if settings.group_pattern:
         set_groups(reading, settings.group_pattern)
     paths = [image.path for image in reading.images]
-    facts = list(
+    limits = round(settings.max_megapixels * 1e6), round(settings.max_file_megabytes * 1e6)
+    held = still_true(reading.root, paths, known, *limits) if known else {}
+    rest = [path for path in paths if path not in held]
+    examined = iter(
         tqdm(
-            examine_all(
-                reading.root,
-                paths,
-                round(settings.max_megapixels * 1e6),
-                round(settings.max_file_megabytes * 1e6),
-                settings.num_workers,
-            ),
-            total=len(paths),
+            examine_all(reading.root, rest, *limits, settings.num_workers),
+            total=len(rest),
             desc="images",
             unit="",
             disable=None,  # off unless on a terminal
         )
     )
+    facts = [held[path] if path in held else next(examined) for path in paths]
     with collector_paused():
         result = _judged(
             reading,
@@ -147,7 +151,7 @@ def validate_reading(
                 settings.near_duplicate_bits if group_near_duplicates else None,
             ),
         )
-    return result
+    return dataclasses.replace(result, num_decoded=len(rest))
 
 
 def _judged(

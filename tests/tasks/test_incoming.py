@@ -311,7 +311,7 @@ def test_one_merge_at_a_time(pets):
 
 STEPS = {
     "while building": ("components.validation.merge.shutil.copytree", OSError("no space left")),
-    "at an image": ("components.validation.merge._copy_image", OSError("no space left")),
+    "at an image": ("components.validation.merge_names.copy_image", OSError("no space left")),
     "at the check": ("components.validation.merge.check_merged", DataError("not the sum")),
     "a defect": ("components.validation.merge.check_merged", RuntimeError("a defect")),
     "stopped": ("components.validation.merge.check_merged", KeyboardInterrupt()),
@@ -347,7 +347,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(pets, monkeypatch):
     def other(reading, image, target):
         copy(target, (pets.batch / "cat/0.png").read_bytes())
 
-    monkeypatch.setattr("components.validation.merge._copy_image", other)
+    monkeypatch.setattr("components.validation.merge_names.copy_image", other)
     report = pets.run()
     assert report["verdict"] == "refused"
     assert "not the sum of its parts: 1 images lost" in report["reason"]
