@@ -77,12 +77,12 @@ class AcceptedSplits:
         found: dict[str, str] = {}
         for row in rows:
             if len(row) != 2 or not _IMAGE.fullmatch(row[0]) or row[1] not in SPLITS:
-                fault = f"is {','.join(row)[:80]!r}; allowed: {_DIGITS} hexadecimal digits, "
-                fault += f"a comma and {', '.join(SPLITS)}"
+                reason = f"is {','.join(row)[:80]!r}; allowed: {_DIGITS} hexadecimal digits, "
+                reason += f"a comma and {', '.join(SPLITS)}"
             elif found.get(row[0], row[1]) != row[1]:
-                fault = f"{row[0]} is in two splits, {found[row[0]]} and {row[1]}"
+                reason = f"{row[0]} is in two splits, {found[row[0]]} and {row[1]}"
             else:
                 found[row[0]] = row[1]
                 continue
-            raise DataError(f"{path}: line {rows.line_num}: {fault}; {remedy}")
+            raise DataError(f"{path}: line {rows.line_num}: {reason}; {remedy}")
         return cls(found)

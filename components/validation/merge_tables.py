@@ -133,11 +133,12 @@ class _Table:
                 raise DataError(f"{image.raw.path}: has no label, and {self.file.name} needs one")
             row[columns.label or 0] = labels[0]
         elif columns.labels is not None or columns.label is not None:
-            row[columns.label if columns.labels is None else columns.labels] = "|".join(labels)
+            index = columns.labels if columns.labels is not None else columns.label
+            row[index or 0] = "|".join(labels)
         else:
-            for title, index in columns.others.items():
+            for title, place in columns.others.items():
                 if title in self.reading.classes:
-                    row[index] = str(int(title in labels))
+                    row[place] = str(int(title in labels))
 
     def _write(self, row: list[str]) -> None:
         text = io.StringIO()
