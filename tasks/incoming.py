@@ -4,10 +4,11 @@
     python -m tasks.incoming data/incoming/BATCH --merge     check and merge, or refuse it whole
     python -m tasks.incoming --undo                          back to the version before
 
-The batch may be in any format that can be read; its classes must be among those of the data. What
-is there already, equally labelled, is skipped. The verdict goes to `reports/incoming/BATCH.json`;
-exit status 1 means refused. The version before stays in the folder `<base.data>.previous`; where
-there is DVC, `dvc add` records the new one.
+The batch may be in any format that can be read, and is written in that of the data; its classes
+must be among those of the data. What is there already, equally labelled, is skipped. The verdict
+goes to `reports/incoming/BATCH.json`; exit status 1 means refused. The version before stays in the
+folder `<base.data>.previous`; DVC, where there is, records the new one (`dvc add`, or `dvc commit`
+where a stage makes the data).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from components.errors import DataError, TimmflowError
 from components.files import write_json
@@ -161,27 +165,65 @@ def record_version(params: Params, layout: Layout) -> str:
         What was done, or why nothing was.
 
     Raises:
-        DataError: `dvc add` failed; the data itself is as it should be.
+        DataError: DVC failed; the data itself is as it should be.
     """
     root, name = layout.root.resolve(), params.base.data
-    data = root / name
-    pointer = data.with_name(f"{data.name}.dvc")
-    if not pointer.exists() and not (root / ".dvc").is_dir():
-        return "not recorded: this is no DVC repository"
-    if not data.resolve().is_relative_to(root) or data.is_symlink():
-        return "not recorded: the data lies outside of this repository"
-    if not pointer.exists() and _ignored(root, pointer):
-        shown = pointer.relative_to(root)
-        return f"not recorded: git ignores {shown}, which DVC has to write; see .gitignore"
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(data.relative_to(root))]
+    found = recording(root, name)
+    if isinstance(found, str):
+        return f"not recorded: {found}"
+    words, file = found
+    command = [sys.executable, "-m", "dvc", *words]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().removeprefix("ERROR: ") or f"exit status {done.returncode}"
         raise DataError(
-            f"base.data = {name} is changed, but `dvc add {name}` failed: {said}; run it, or "
-            "the same command as before, again"
+            f"base.data = {name} is changed, but `dvc {' '.join(words)}` failed: {said}; run it, "
+            "or the same command as before, again"
         )
-    return f"recorded: commit {pointer.relative_to(root)}"
+    return f"recorded: commit {file}"
+
+
+def recording(root: Path, name: str) -> tuple[list[str], str] | str:
+    """How DVC records a folder of data.
+
+    What tracks it already is asked to: a `.dvc` file of its own or of a folder above it, or the
+    stage that makes it. Else it gets a `.dvc` file.
+
+    Args:
+        root: the repository.
+        name: of the folder, as `base.data` gives it.
+
+    Returns:
+        The words of the command after `dvc`, and the file to be committed then; or why it cannot.
+    """
+    data = root / name
+    inside = data.resolve().is_relative_to(root) and not data.is_symlink()
+    if not (root / ".dvc").is_dir() and not data.with_name(f"{data.name}.dvc").exists():
+        return "this is no DVC repository"
+    if not inside:
+        return "the data lies outside of this repository"
+    relative = data.resolve().relative_to(root)
+    for folder in (relative, *relative.parents[:-1]):
+        pointer = folder.with_name(f"{folder.name}.dvc")
+        if (root / pointer).is_file():
+            return ["add", "--quiet", folder.as_posix()], pointer.as_posix()
+    for stage, outputs in _stages(root / "dvc.yaml"):
+        if {name, relative.as_posix(), "${base.data}"} & outputs:
+            return ["commit", "--quiet", "--force", stage], "dvc.lock"
+    pointer = relative.with_name(f"{relative.name}.dvc")
+    if _ignored(root, root / pointer):
+        return f"git ignores {pointer}, which DVC has to write; see .gitignore"
+    return ["add", "--quiet", relative.as_posix()], pointer.as_posix()
+
+
+def _stages(file: Path) -> Iterator[tuple[str, set[str]]]:
+    """Names of DVC's stages, each with the paths that it writes."""
+    if not file.is_file():
+        return
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    for name, stage in (content.get("stages") or {}).items():
+        outs = stage.get("outs", []) if isinstance(stage, dict) else []
+        yield name, {next(iter(out)) if isinstance(out, dict) else out for out in outs}
 
 
 def _ignored(root: Path, file: Path) -> bool:
@@ -233,6 +275,8 @@ def _print(report: dict[str, Any], path: Path) -> None:
     for key in ("reason", "version"):
         if report[key]:
             print(f"  {report[key]}")
+    if report["verdict"] == "fine":
+        print("  nothing was changed; --merge makes it part of the data")
     print(
         f"{report['batch']}: {report['verdict']}; {report['num_images']} images, "
         f"{report['num_new']} new, {len(report['skipped'])} there already; {path}"

@@ -98,6 +98,7 @@ def check_batch(folder: Path, current: Result, settings: ValidateSettings) -> Ve
     except DataError as error:
         raise DataError(str(error).replace("base.data = ", "batch ", 1)) from None
     reading.findings = [item for item in reading.findings if item.check not in _WHOLE_ONLY]
+    reading.findings = [_of_a_batch(item) for item in reading.findings]
     alone = validate_reading(reading, settings.model_copy(update={"quarantine": False}))
     facts = alone.facts
     findings = [item for item in alone.findings if item.check not in _WHOLE_ONLY]
@@ -107,6 +108,16 @@ def check_batch(folder: Path, current: Result, settings: ValidateSettings) -> Ve
     against += [item for item in changes if item.check != "drift-classes"]  # class-unknown says it
     findings += [item for item in map(_adjust(settings), against) if item is not None]
     return Verdict(reading, facts, sorted(set(findings)), new, skipped)
+
+
+def _of_a_batch(item: Finding) -> Finding:
+    """The finding as it reads for a batch, whose classes come from the data."""
+    if item.check != "class-unknown":
+        return item
+    message = item.message.replace("the data has", "the batch has")
+    message = message.replace("base.classes lacks", "the data lacks")
+    allowed = item.allowed or "a class of the data; data with a new class is made by hand"
+    return replace(item, message=message, allowed=allowed)
 
 
 def contents(reading: Reading) -> list[Content]:
@@ -227,7 +238,8 @@ def _near_copies(
         nearest = bits.argmin(axis=1)
         for row, index in enumerate(chunk):
             differ = int(bits[row, nearest[row]])
-            if differ > most_bits:
+            same = current.facts[there[int(nearest[row])]].sha256 == facts[index].sha256
+            if differ > most_bits or same:  # of copies the content is compared
                 continue
             split = reading.images[index].split
             other = current.reading.images[there[int(nearest[row])]]
@@ -236,7 +248,7 @@ def _near_copies(
                 "near-duplicate-across-splits" if across else "near-duplicate",
                 facts[index].path,
                 f"looks like the data: {other.path}",
-                f"{differ} of 64 bits differ",
+                f"{differ} of 64 bits apart",
                 f"more than {most_bits} (validate.near_duplicate_bits)",
                 image=facts[index].path,
             )

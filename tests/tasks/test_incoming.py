@@ -463,6 +463,28 @@ def test_command_and_dvc(pets):
     assert done.stderr.count("\n") == 1
 
 
+STAGE = "stages: {make: {cmd: make, outs: [data/raw: {cache: true}]}}"
+TRACKED = {
+    "by nothing": ({}, (["add", "--quiet", "data/raw"], "data/raw.dvc")),
+    "by itself": ({"data/raw.dvc": ""}, (["add", "--quiet", "data/raw"], "data/raw.dvc")),
+    "by a folder above": ({"data.dvc": ""}, (["add", "--quiet", "data"], "data.dvc")),
+    "by a stage": ({"dvc.yaml": STAGE}, (["commit", "--quiet", "--force", "make"], "dvc.lock")),
+    "by an empty file": ({"dvc.yaml": ""}, (["add", "--quiet", "data/raw"], "data/raw.dvc")),
+}
+
+
+@pytest.mark.parametrize("case", TRACKED)
+def test_how_dvc_records_the_data(tmp_path, case):
+    files, expected = TRACKED[case]
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    assert command.recording(tmp_path, "data/raw") == "this is no DVC repository"
+    (tmp_path / ".dvc").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert command.recording(tmp_path, "data/raw") == expected
+    assert "outside" in command.recording(tmp_path, "..")
+
+
 def test_git_that_ignores_the_pointer_is_named(pets):
     subprocess.run(["git", "init", "-q"], cwd=pets.root, check=True)
     (pets.root / ".dvc").mkdir()
