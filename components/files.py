@@ -26,18 +26,16 @@ _REFUSALS = {
     errno.EIO: "the disk reports an input/output error",
 }
 
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # some network and special file systems
+
 
 @contextmanager
-def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an error.
 
     The block may create a file or a folder there. On an error what it wrote is removed and `path`
-    stays as it was.
-
-    Args:
-        path: of the file or folder.
-        durable: it is on the disk, not in its cache, before it gets its name; a machine that loses
-            power then has the old one or the new one.
+    stays as it was. When this returns, what was written survives a loss of power; whenever that
+    happens before, `path` is the old version or the new one, and never a name without content.
 
     Raises:
         WriteError: the disk is full, or refuses for another reason.
@@ -46,9 +44,7 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     with _scratch_beside(path) as scratch:
         draft = scratch / path.name
         yield draft
-        if durable:
-            for file in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
-                _flush(file)
+        sync(draft)
         aside = scratch / f"{path.name}.old"
         if draft.is_dir() and path.is_dir():
             # A folder cannot be renamed over another; move the old one aside first.
@@ -59,8 +55,7 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
             if aside.exists():
                 aside.rename(path)
             raise
-        if durable:
-            _flush(path.parent)
+        sync(path.parent, deep=False)
 
 
 def write_checked(
@@ -90,10 +85,10 @@ def write_checked(
                 if sink.error is not None:
                     raise sink.error from None
                 raise
-        _flush(draft)
+        sync(draft)
         path = folder / f"{prefix}{sink.digest.hexdigest()}{suffix}"
         draft.replace(path)
-        _flush(folder)
+        sync(folder, deep=False)
     return path
 
 
@@ -148,21 +143,41 @@ def _scratch_beside(path: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    if path.is_dir() and os.name != "posix":
-        return  # elsewhere a folder cannot be opened
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write `content`, whole or not at all; see `atomic_path`."""
-    with atomic_path(path, durable) as draft:
+    with atomic_path(path) as draft:
         draft.write_bytes(content)
+
+
+def sync(path: Path, deep: bool = True) -> None:
+    """Have the disk hold a file or a folder, before a rename counts on it.
+
+    Args:
+        path: symbolic links in it are not followed.
+        deep: of a folder also all that is in it; else only which names it has.
+    """
+    if deep and path.is_dir():
+        for folder, _, names in os.walk(path, topdown=False):
+            for name in names:
+                place = Path(folder, name)
+                if place.is_file() and not place.is_symlink():
+                    _sync(place)
+            _sync(folder)
+    else:
+        _sync(path)
+
+
+def _sync(path: str | Path) -> None:
+    if os.name != "posix" and os.path.isdir(path):
+        return  # there a folder cannot be opened
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as fault:
+        if fault.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,32 +1,36 @@
-"""Accept the data as it is now: later versions are compared with it.
+"""Accept the data as it is now: later versions are compared with it, and its splits stay.
 
 Copies what the last `validate` wrote about the data (`reports/profile.json`) to
-`accepted/profile.json`, and says what has changed since the data accepted before. Commit that file.
-Data with errors cannot be accepted, but for those that say that it has drifted: they are what is
-accepted.
+`accepted/profile.json`, and says what has changed since the data accepted before. Where the data
+brings no splits, writes those that are drawn to `accepted/splits.csv`: an image that is listed
+there keeps its split, even if it is gone for a time. Commit both files. Data with errors cannot be
+accepted, but for those that say that it has drifted: they are what is accepted.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from components.errors import DataError, TimmflowError
 from components.files import write_json
 from tasks.layout import Layout
+from tasks.params import Params, load
 
 _KEYS = ("num_images", "num_objects", "num_without_objects")
 
 
-def accept(layout: Layout) -> list[str]:
-    """Make the profile of the last validation the one that later data is compared with.
+def accept(params: Params, layout: Layout) -> list[str]:
+    """Make the data of the last validation the one that later data is compared with.
 
     Returns:
         What has changed, a line each; empty if nothing has.
 
     Raises:
-        DataError: there was no validation, it found errors, or a profile is broken.
+        DataError: there was no validation, it found errors, its tables are gone, or a profile or
+            the accepted splits are broken.
     """
     from components.validation.profile import read_profile
 
@@ -43,11 +47,44 @@ def accept(layout: Layout) -> list[str]:
         old = read_profile(target)
     except DataError:
         old = None  # this command is the remedy that the error names
+    # Before anything is written: both files are about the same data.
+    splits = _accept_splits(params, layout, new.pop("fingerprint", ""))
     if old == new:
-        return []
-    lines = ["the first data accepted"] if old is None else list(_changes(old, new))
+        return splits
     write_json(target, new)
-    return lines
+    return (["the first data accepted"] if old is None else list(_changes(old, new))) + splits
+
+
+def _accept_splits(params: Params, layout: Layout, fingerprint: str) -> list[str]:
+    """Record the splits that `preprocess` draws; what has changed, a line each."""
+    from components.contract.accepted_splits import AcceptedSplits
+    from components.contract.split_links import near_duplicate_links
+    from components.contract.tables import SPLITS, Dataset
+    from components.data.splits import assign_splits
+
+    old = AcceptedSplits.load(layout.accepted_splits)
+    dataset = Dataset.load(layout.tables) if (layout.tables / "dataset.json").exists() else None
+    if dataset is None or dataset.fingerprint != fingerprint:
+        raise DataError(
+            f"{layout.tables}: not the tables that {layout.profile} tells of; run "
+            "`python -m tasks.validate` again"
+        )
+    images, settings = dataset.images, params.preprocess
+    links = []
+    if settings.group_near_duplicates:
+        bits = params.validate_.near_duplicate_bits
+        links = near_duplicate_links(images["phash"].tolist(), bits)
+    splits, source = assign_splits(images, dataset.objects, settings, links, old)
+    if source == "given":
+        new, line = AcceptedSplits(), "the data brings its splits; those drawn before are given up"
+    else:
+        new = old.updated(dict(zip(images["sha256"], splits, strict=True)))
+        sizes = ", ".join(f"{sum(splits == name):,} {name}" for name in SPLITS)
+        line = f"splits kept from now on: {sizes}; {len(new) - len(old):,} images are new"
+    if new == old:
+        return []
+    new.save(layout.accepted_splits)
+    return [line]
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -65,17 +102,18 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args(argv)
+    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    args = parser.parse_args(argv)
     layout = Layout()
     try:
-        lines = accept(layout)
+        lines = accept(load(args.params), layout)
     except TimmflowError as error:
         print(f"error: accept: {error}", file=sys.stderr)
         return 1
     for line in lines:
         print(f"  {line}")
-    target = layout.accepted
-    print(f"{target}: {'written; commit it' if lines else 'holds this data already'}")
+    folder = layout.accepted.parent
+    print(f"{folder}/: {'written; commit it' if lines else 'holds this data already'}")
     return 0
 
 

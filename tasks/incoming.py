@@ -4,10 +4,11 @@
     python -m tasks.incoming data/incoming/BATCH --merge     check and merge, or refuse it whole
     python -m tasks.incoming --undo                          back to the version before
 
-The batch may be in any format that can be read; its classes must be among those of the data. What
-is there already, equally labelled, is skipped. The verdict goes to `reports/incoming/BATCH.json`;
-exit status 1 means refused. The version before stays in the folder `<base.data>.previous`; where
-there is DVC, `dvc add` records the new one.
+The batch may be in any format that can be read, and is written in that of the data; its classes
+must be among those of the data. What is there already, equally labelled, is skipped. The verdict
+goes to `reports/incoming/BATCH.json`; exit status 1 means refused. The version before stays in the
+folder `<base.data>.previous`; DVC, where there is, records the new one (`dvc add`, or `dvc commit`
+where a stage makes the data).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from components.errors import DataError, TimmflowError
 from components.files import write_json
@@ -26,6 +30,7 @@ from tasks.params import Params, load
 
 if TYPE_CHECKING:
     from components.validation.incoming import Verdict
+    from components.validation.pixel_pass import ImageFacts
     from components.validation.run import Result
 
 _NAMED = 10  # findings that are printed
@@ -42,31 +47,33 @@ def incoming(params: Params, layout: Layout, batch: Path, merge: bool) -> dict[s
     Returns:
         What is written to `reports/incoming/BATCH.json`: `batch`, `data`, `verdict` (`fine`,
         `nothing-new`, `merged` or `refused`), `reason` (of a refusal, beyond the findings),
-        `version` (what became of DVC), `num_images`, `num_errors`, `num_warnings`, `added` {path in
-        the batch: path in the data}, `skipped` {path in the batch: where it is already},
-        `findings`.
+        `version` (what became of DVC), `num_data_images` and `num_data_decoded` (the others are as
+        the last `validate` saw them), `num_images`, `num_new`, `num_errors`, `num_warnings`,
+        `added` {path in the batch: path in the data}, `skipped` {path in the batch: where it is
+        already}, `findings`.
 
     Raises:
         DataError: batch or data cannot be read, the data has errors, or `dvc add` failed.
     """
     from components.validation import versions
     from components.validation.incoming import check_batch
+    from components.validation.known_facts import load_facts
 
     data = (layout.root / params.base.data).resolve()
     _check_apart(batch, data)
     with versions.locked(data) if merge else nullcontext():
         if merge:
             versions.recover(data)
-        current = _validated(data, params)
-        if current.dataset is None:
-            errors = [item for item in current.findings if item.severity == "error"]
+        current = _validated(data, params, load_facts(layout.facts))
+        if current.num_errors:
+            errors = current.stopping
             plural = "" if len(errors) == 1 else "s"
             raise DataError(
                 f"base.data = {params.base.data}: the data itself has {len(errors)} error{plural}, "
                 f"such as {errors[0]}; mend that before anything is added"
             )
         verdict = check_batch(batch, current, params.validate_)
-        report = _report(params, batch, verdict)
+        report = _report(params, batch, verdict, current)
         if merge and not verdict.refused and verdict.new:
             try:
                 report["added"] = _merge(data, params, current, verdict)
@@ -90,13 +97,13 @@ def _check_apart(batch: Path, data: Path) -> None:
         raise DataError(f"batch {batch}: must lie outside base.data = {data}, and not around it")
 
 
-def _validated(folder: Path, params: Params) -> Result:
+def _validated(folder: Path, params: Params, known: dict[str, ImageFacts]) -> Result:
     from components.contract.readers import read_dataset
     from components.validation.run import validate_reading
 
     base, settings = params.base, params.validate_
-    reading = read_dataset(folder, settings.format, base.task, base.classes)
-    return validate_reading(reading, settings)
+    reading = read_dataset(folder, settings.format, base.task, base.classes, base.multi_label)
+    return validate_reading(reading, settings, known=known)
 
 
 def _merge(data: Path, params: Params, current: Result, verdict: Verdict) -> dict[str, str]:
@@ -104,12 +111,14 @@ def _merge(data: Path, params: Params, current: Result, verdict: Verdict) -> dic
 
     draft = versions.draft_path(data)
     added = merge.build_merged(draft, current, verdict)
-    merge.check_merged(_validated(draft, params), current, verdict)
+    # Only what is new is decoded; of the rest the content is compared.
+    known = {fact.path: fact for fact in current.facts if not fact.fault}
+    merge.check_merged(_validated(draft, params, known), current, verdict)
     versions.replace(data)
     return added
 
 
-def _report(params: Params, batch: Path, verdict: Verdict) -> dict[str, Any]:
+def _report(params: Params, batch: Path, verdict: Verdict, current: Result) -> dict[str, Any]:
     from components.contract.findings import count
 
     word = "fine" if verdict.new else "nothing-new"
@@ -119,6 +128,8 @@ def _report(params: Params, batch: Path, verdict: Verdict) -> dict[str, Any]:
         "verdict": "refused" if verdict.refused else word,
         "reason": "",
         "version": "",
+        "num_data_images": len(current.facts),
+        "num_data_decoded": current.num_decoded,
         "num_images": len(verdict.reading.images),
         "num_new": len(verdict.new),
         "num_errors": count(verdict.findings, "error"),
@@ -154,27 +165,65 @@ def record_version(params: Params, layout: Layout) -> str:
         What was done, or why nothing was.
 
     Raises:
-        DataError: `dvc add` failed; the data itself is as it should be.
+        DataError: DVC failed; the data itself is as it should be.
     """
     root, name = layout.root.resolve(), params.base.data
-    data = root / name
-    pointer = data.with_name(f"{data.name}.dvc")
-    if not pointer.exists() and not (root / ".dvc").is_dir():
-        return "not recorded: this is no DVC repository"
-    if not data.resolve().is_relative_to(root) or data.is_symlink():
-        return "not recorded: the data lies outside of this repository"
-    if not pointer.exists() and _ignored(root, pointer):
-        shown = pointer.relative_to(root)
-        return f"not recorded: git ignores {shown}, which DVC has to write; see .gitignore"
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(data.relative_to(root))]
+    found = recording(root, name)
+    if isinstance(found, str):
+        return f"not recorded: {found}"
+    words, file = found
+    command = [sys.executable, "-m", "dvc", *words]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().removeprefix("ERROR: ") or f"exit status {done.returncode}"
         raise DataError(
-            f"base.data = {name} is changed, but `dvc add {name}` failed: {said}; run it, or "
-            "the same command as before, again"
+            f"base.data = {name} is changed, but `dvc {' '.join(words)}` failed: {said}; run it, "
+            "or the same command as before, again"
         )
-    return f"recorded: commit {pointer.relative_to(root)}"
+    return f"recorded: commit {file}"
+
+
+def recording(root: Path, name: str) -> tuple[list[str], str] | str:
+    """How DVC records a folder of data.
+
+    What tracks it already is asked to: a `.dvc` file of its own or of a folder above it, or the
+    stage that makes it. Else it gets a `.dvc` file.
+
+    Args:
+        root: the repository.
+        name: of the folder, as `base.data` gives it.
+
+    Returns:
+        The words of the command after `dvc`, and the file to be committed then; or why it cannot.
+    """
+    data = root / name
+    inside = data.resolve().is_relative_to(root) and not data.is_symlink()
+    if not (root / ".dvc").is_dir() and not data.with_name(f"{data.name}.dvc").exists():
+        return "this is no DVC repository"
+    if not inside:
+        return "the data lies outside of this repository"
+    relative = data.resolve().relative_to(root)
+    for folder in (relative, *relative.parents[:-1]):
+        pointer = folder.with_name(f"{folder.name}.dvc")
+        if (root / pointer).is_file():
+            return ["add", "--quiet", folder.as_posix()], pointer.as_posix()
+    for stage, outputs in _stages(root / "dvc.yaml"):
+        if {name, relative.as_posix(), "${base.data}"} & outputs:
+            return ["commit", "--quiet", "--force", stage], "dvc.lock"
+    pointer = relative.with_name(f"{relative.name}.dvc")
+    if _ignored(root, root / pointer):
+        return f"git ignores {pointer}, which DVC has to write; see .gitignore"
+    return ["add", "--quiet", relative.as_posix()], pointer.as_posix()
+
+
+def _stages(file: Path) -> Iterator[tuple[str, set[str]]]:
+    """Names of DVC's stages, each with the paths that it writes."""
+    if not file.is_file():
+        return
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    for name, stage in (content.get("stages") or {}).items():
+        outs = stage.get("outs", []) if isinstance(stage, dict) else []
+        yield name, {next(iter(out)) if isinstance(out, dict) else out for out in outs}
 
 
 def _ignored(root: Path, file: Path) -> bool:
@@ -221,13 +270,25 @@ def _print(report: dict[str, Any], path: Path) -> None:
         print(f"  {item['severity']}: {place}{item['message']}{value}")
     if len(report["findings"]) > _NAMED:
         print(f"  and {len(report['findings']) - _NAMED} more findings")
+    total, decoded = report["num_data_images"], report["num_data_decoded"]
+    print(f"  {report['data']}: {total} images; {_decoded(total, decoded)}")
     for key in ("reason", "version"):
         if report[key]:
             print(f"  {report[key]}")
+    if report["verdict"] == "fine":
+        print("  nothing was changed; --merge makes it part of the data")
     print(
         f"{report['batch']}: {report['verdict']}; {report['num_images']} images, "
         f"{report['num_new']} new, {len(report['skipped'])} there already; {path}"
     )
+
+
+def _decoded(total: int, decoded: int) -> str:
+    if not decoded:
+        return "all unchanged since the last validate, none decoded"
+    if decoded == total:
+        return "all decoded; after `python -m tasks.validate` only changed ones are"
+    return f"{decoded} new or changed since the last validate, and decoded"
 
 
 if __name__ == "__main__":

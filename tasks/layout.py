@@ -31,6 +31,11 @@ class Layout:
         return self.root / "data" / "tables"
 
     @property
+    def facts(self) -> Path:
+        """What the last validation learnt from each image's pixels."""
+        return self.root / "data" / "facts.parquet"
+
+    @property
     def prepared(self) -> Path:
         """Packed images and boxes in training size."""
         return self.root / "data" / "prepared"
@@ -74,6 +79,11 @@ class Layout:
     def accepted(self) -> Path:
         """The same about the data that was last accepted; in git."""
         return self.root / "accepted" / "profile.json"
+
+    @property
+    def accepted_splits(self) -> Path:
+        """The splits that were drawn for that data, and stay; in git."""
+        return self.root / "accepted" / "splits.csv"
 
     @property
     def evaluation(self) -> Path:

@@ -1,6 +1,7 @@
 """Decide the splits, decode every image once, bring it to training size, pack for fast reading.
 
-Reads `data/tables/` and the raw images, writes `data/prepared/`. Parameters: sections `base` and
+Reads `data/tables/`, the raw images, and `accepted/splits.csv`: splits that were drawn and accepted
+stay as they are. Writes `data/prepared/`. Parameters: sections `base` and
 `preprocess`; of `validate` the size caps and what counts as a near-duplicate.
 """
 
@@ -22,18 +23,16 @@ def preprocess(params: Params, layout: Layout) -> Figures:
     Raises:
         DataError: an image fails that passed validation, or a split is empty.
     """
-    import numpy as np
-
-    from components.contract.near_duplicates import near_duplicate_groups
+    from components.contract.accepted_splits import AcceptedSplits
+    from components.contract.split_links import near_duplicate_links
     from components.contract.tables import Dataset
     from components.data.pack import pack
 
     dataset = Dataset.load(layout.tables)
     links: list[tuple[int, int]] = []
     if params.preprocess.group_near_duplicates:
-        hashes = np.array([int(text, 16) for text in dataset.images["phash"]], dtype=np.uint64)
-        groups = near_duplicate_groups(hashes, params.validate_.near_duplicate_bits)
-        links = [(int(first), row) for row, first in enumerate(groups) if first != row]
+        bits = params.validate_.near_duplicate_bits
+        links = near_duplicate_links(dataset.images["phash"].tolist(), bits)
     store = pack(
         dataset,
         layout.root / params.base.data,
@@ -43,6 +42,7 @@ def preprocess(params: Params, layout: Layout) -> Figures:
         max_bytes=round(params.validate_.max_file_megabytes * 1e6),
         progress=lambda rows: progress_bar(rows, len(dataset.images), "images"),
         near_duplicates=links,
+        accepted=AcceptedSplits.load(layout.accepted_splits),
     )
     size = (layout.prepared / "images.bin").stat().st_size
     return {

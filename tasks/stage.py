@@ -76,9 +76,12 @@ def headline(stage: str, figures: Figures) -> str:
 
     match stage:
         case "validate":
+            left_out = figures["num_quarantined"]
+            plural = "" if left_out == 1 else "s"
             return (
                 f"{figures['num_images']:,} images, {figures['num_classes']} classes, "
                 f"{figures['num_errors']} errors, {figures['num_warnings']} warnings"
+                + (f", {left_out:,} image{plural} left out" if left_out else "")
             )
         case "preprocess":
             return (

@@ -1,15 +1,17 @@
 """Read the raw data, check all of it, and write the canonical tables.
 
-Reads the folder `base.data`, which is never written to, and `accepted/profile.json` if it is there:
-what the data was like that `python -m tasks.accept` accepted. Writes `reports/validation.json`,
-`reports/validation.html` and `reports/profile.json` in any case, and `data/tables/` if no error
-stops. Parameters: sections `base` and `validate`, and `preprocess.image_size`, at which small boxes
-are judged; `python -m tasks.params --schema` lists them.
+Reads the folder `base.data`, which is never written to, and what `python -m tasks.accept` wrote to
+`accepted/` about the data accepted before. Writes `reports/validation.json`,
+`reports/validation.html` and `reports/profile.json` in any case; `data/tables/`, and for `incoming`
+`data/facts.parquet`, if no error stops, or none but drift. Parameters: sections `base` and
+`validate`; `preprocess.image_size`, at which small boxes are judged;
+`preprocess.group_near_duplicates`. `python -m tasks.params --schema` lists them.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from components.errors import DataError
 from components.files import write_json, write_text
@@ -29,9 +31,12 @@ def validate(params: Params, layout: Layout) -> Figures:
 
     Raises:
         DataError: the data cannot be read at all; or there are errors that stop, the first few
-            of which it names. The report is then written, the tables are not.
+            of which it names. The report is then written; the tables are if drift is all there is,
+            for `accept`.
     """
+    from components.contract.accepted_splits import AcceptedSplits
     from components.contract.readers import read_dataset
+    from components.validation.known_facts import save_facts
     from components.validation.page import render
     from components.validation.profile import EDGES, read_profile
     from components.validation.run import validate_reading
@@ -41,9 +46,21 @@ def validate(params: Params, layout: Layout) -> Figures:
         layout.root / base.data, settings.format, base.task, base.classes, base.multi_label
     )
     reference = read_profile(layout.accepted)
-    result = validate_reading(reading, settings, params.preprocess.image_size, reference)
+    result = validate_reading(
+        reading,
+        settings,
+        params.preprocess.image_size,
+        reference,
+        AcceptedSplits.load(layout.accepted_splits),
+        params.preprocess.group_near_duplicates,
+    )
     stops = result.num_errors - result.num_accepted_errors
-    write_json(layout.profile, result.profile | ({"num_errors": stops} if stops else {}))
+    about: dict[str, Any] = {"num_errors": stops} if stops else {}
+    if result.dataset is not None:
+        result.dataset.save(layout.tables)
+        save_facts(layout.facts, result.facts)
+        about["fingerprint"] = result.dataset.fingerprint
+    write_json(layout.profile, result.profile | about)
     write_json(layout.validation, result.report())
     shown = (result.profile, reference, EDGES) if reference else ()
     write_text(layout.validation_page, render(result, base.data, *shown))
@@ -58,7 +75,6 @@ def validate(params: Params, layout: Layout) -> Figures:
             + f"\n  all findings: {layout.validation_page}"
         )
     assert result.dataset is not None
-    result.dataset.save(layout.tables)
     return {
         "num_images": len(result.dataset.images),
         "num_objects": len(result.dataset.objects),

@@ -103,6 +103,7 @@ def test_outputs_are_the_paths_of_the_layout():
     expected = {
         "validate": {
             layout.tables,
+            layout.facts,
             layout.validation,
             layout.validation_page,
             layout.profile,

@@ -170,6 +170,9 @@ CHECKS: dict[str, Check] = {
             "class-rare": "a class on fewer images than validate.min_images_per_class",
             "class-imbalance": "a class many times more frequent than another",
             "class-shares-differ": "class shares that differ much between splits",
+            "linked-across-splits": "images that belong together, accepted in two splits: none "
+            "moves",
+            "split-changed": "an image that was accepted in another split than the data gives it",
         },
     ),
     **_table(

@@ -17,6 +17,20 @@ _MAX_FAULTS = 1000  # of one kind; a list with more is given up
 _MEMBERSHIP = re.compile(r"\s+(-1|0|1)$")  # of a class: "000007  1"
 
 
+def list_files(files: DataFiles) -> list[tuple[str, str]]:
+    """Paths and splits of the lists in `ImageSets/Main`, or else in `ImageSets`."""
+    sets = [name for name in files.folders("") if name.lower() == "imagesets"]
+    for place in [join(name, "Main") for name in sets] + sets:
+        names = files.with_suffix(place, ".txt")
+        words = {PurePosixPath(name).stem.lower(): name for name in names}
+        chosen = {word: split for word, split in SPLIT_NAMES.items() if word in words}
+        if "trainval" in words and "train" not in words:
+            chosen["trainval"] = "train"
+        if chosen:
+            return [(join(place, words[word]), split) for word, split in chosen.items()]
+    return []
+
+
 class VocLists:
     """The lists in `ImageSets/Main`, or in `ImageSets`.
 
@@ -30,18 +44,9 @@ class VocLists:
         self._names: dict[str, tuple[str, str]] = {}  # without extension: split, place in its list
         self._repeated: list[tuple[str, str]] = []  # name on a list again, place
         self._used: set[str] = set()  # names on a list that have an image
-        sets = [name for name in files.folders("") if name.lower() == "imagesets"]
-        for place in [join(name, "Main") for name in sets] + sets:
-            names = files.with_suffix(place, ".txt")
-            words = {PurePosixPath(name).stem.lower(): name for name in names}
-            chosen = {word: split for word, split in SPLIT_NAMES.items() if word in words}
-            if "trainval" in words and "train" not in words:
-                chosen["trainval"] = "train"
-            for word, split in chosen.items():
-                self.splits.add(split)
-                self._read(join(place, words[word]), split)
-            if chosen:
-                return
+        for path, split in list_files(files):
+            self.splits.add(split)
+            self._read(path, split)
 
     def split_of(self, *names: str) -> str | None:
         """The split of an image that is on a list under one of these names; else None."""

@@ -33,7 +33,7 @@ from components.contract.findings import finding
 from components.contract.paths import PathEscape, check_relative
 from components.contract.pixels import ImageError, read_bytes
 from components.contract.reading import SPLIT_NAMES, RawImage, RawObject, Reading
-from components.contract.voc_lists import VocLists
+from components.contract.voc_lists import VocLists, list_files
 from components.contract.voc_objects import declared_size, read_object
 from components.contract.voc_xml import MAX_BYTES, VocFault, parse_voc
 from components.errors import DataError
@@ -97,6 +97,14 @@ def read_voc(root: Path, classes: Sequence[str] | None = None) -> Reading:
     _settle_classes(reading, classes)
     reading.sort()
     return reading
+
+
+def split_lists(root: Path) -> dict[str | None, str]:
+    """The list file of each split in `ImageSets`, relative to the root; none if none counts."""
+    files = DataFiles(root)
+    if any(part.split for part in _parts(files)):
+        return {}
+    return {split: path for path, split in reversed(list_files(files))}
 
 
 def _parts(files: DataFiles) -> list[_Part]:

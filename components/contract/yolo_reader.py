@@ -21,6 +21,7 @@ How lines become boxes: see `yolo_labels`. Files of any content end in findings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from components.contract.class_names import settle
@@ -78,6 +79,42 @@ def read_yolo(root: Path, classes: Sequence[str] | None = None) -> Reading:
     reader.report_left_over()
     reading.sort()
     return reading
+
+
+@dataclass(frozen=True)
+class YoloRules:
+    """What adding to a YOLO data set must respect.
+
+    Args:
+        indices: class index by name.
+        num_extra: numbers of keypoints behind each box.
+        lists: file that lists a split's images, relative to the root, by split.
+    """
+
+    indices: dict[str, int]
+    num_extra: int
+    lists: dict[str | None, str]
+
+
+def read_rules(root: Path, classes: Sequence[str] | None = None) -> YoloRules:
+    """The rules of a data set that can be read; see `read_yolo`.
+
+    Raises:
+        DataError: its data.yaml cannot be read.
+    """
+    reading = Reading(root, "yolo", "detection")
+    files = DataFiles(root, reading.findings)
+    config = read_config(files)
+    if config is None:
+        raise DataError(f"{root}: {reading.findings[0]}")
+    reader = _Reader(reading, files)
+    reader.settle_names(config, classes)
+    lists: dict[str | None, str] = {}
+    for part in parts_of(files, config):
+        if part.list_file:
+            lists.setdefault(part.split, part.list_file)
+    indices = {name: index for index, name in reader.names.items() if name is not None}
+    return YoloRules(indices, config.num_extra, lists)
 
 
 class _Reader:

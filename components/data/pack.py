@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from components.contract.accepted_splits import AcceptedSplits
 from components.contract.paths import resolve_inside
 from components.contract.pixels import load_rgb
 from components.contract.tables import Dataset
@@ -43,6 +44,7 @@ def pack(
     max_bytes: int,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     near_duplicates: Iterable[tuple[int, int]] = (),
+    accepted: AcceptedSplits | None = None,
 ) -> PreparedStore:
     """Write a packed store of a data set; it appears whole or not at all.
 
@@ -54,13 +56,14 @@ def pack(
         max_pixels, max_bytes: caps of a single image file.
         progress: wraps the iteration over images, for a progress bar.
         near_duplicates: pairs of positions in the table of images that must share a drawn split.
+        accepted: drawn splits that stay as they are.
 
     Raises:
         DataError: an image that passed validation cannot be read any more, or has changed; or a
             split is empty.
     """
     images = dataset.images.reset_index(drop=True)
-    splits, source = assign_splits(images, dataset.objects, settings, near_duplicates)
+    splits, source = assign_splits(images, dataset.objects, settings, near_duplicates, accepted)
     # Of several labels, some stand for what a centre crop would cut off.
     whole = dataset.task == "detection" or dataset.multi_label
     resize: Resize = "letterbox" if whole else "crop"

@@ -31,7 +31,9 @@ class PreprocessSettings(Settings):
         "detection and multi_label ignore it (letterbox)",
     )
     stratify: bool = Field(
-        True, description="drawn splits hold each class in its share, as far as groups allow"
+        True,
+        description="where the hash leaves a class without a split, one of its images not yet "
+        "accepted is lent to it",
     )
     group_near_duplicates: bool = Field(
         False, description="images that look the same go to one drawn split"

@@ -1,4 +1,4 @@
-"""Which split an image belongs to, decided by a hash so that it does not change as data grows.
+"""Which split an image belongs to: by a hash at first, and for good once it is accepted.
 
 An image's key is its group, or else its content. The key's hash, a number in [0, 1), decides:
 the lowest numbers are `test`, the next `val`, the rest `train`. Nothing else about the data set is
@@ -10,26 +10,30 @@ already in `val`: class shares are met on average, not exactly, and a class may 
 Exact shares would need images to move. What `stratify` does instead is the least that a usable
 measurement needs: where the hash leaves a class of at least three keys without a `train`, `val` or
 `test` image (of two keys: `train` or `val`), one of its keys is lent to that split, and returns
-when the class gets one there by hash. Only images of classes so lacking, or so lent from, can hence
-ever move, and at most one key a class and split. `stratify: false` moves none.
+when the class gets one there by hash.
 
 Links. Copies of an image, and with `group_near_duplicates` images that look the same, go to one
-split together with the groups they belong to. Keys so linked share the hash of one of them; a new
-link can move what it joins, as no two rules "never move" and "stay together" can both hold then.
+split together with the groups they belong to. Keys so linked share the hash of one of them.
+
+Acceptance. Lending and links can move an image when the data changes, until it is accepted
+(`python -m tasks.accept`). From then on it keeps the split that it had, whatever is added, removed,
+linked, or set in the parameters. What is new goes with the accepted images that it is linked to; if
+these lie in several splits none of them moves, and what is new goes to `train` if one of them is
+there, else to `val`: so nothing more is measured on that training has seen. Only keys without an
+accepted image are lent.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
+from components.contract.accepted_splits import AcceptedSplits
+from components.contract.split_links import linked_keys, place
 from components.data.settings import PreprocessSettings
 from components.errors import DataError
-
-_SALT = "timmflow split 1"  # changing it reshuffles every data set there is
 
 
 def assign_splits(
@@ -37,6 +41,7 @@ def assign_splits(
     objects: pd.DataFrame,
     settings: PreprocessSettings,
     near_duplicates: Iterable[tuple[int, int]] = (),
+    accepted: AcceptedSplits | None = None,
 ) -> tuple[pd.Series, str]:
     """The split of every image.
 
@@ -48,6 +53,7 @@ def assign_splits(
         objects: the canonical table; `image_id` and `label` are read, to stratify.
         settings: `val_fraction`, `test_fraction`, `stratify`.
         near_duplicates: pairs of positions in `images` that must share a drawn split.
+        accepted: drawn splits that stay as they are.
 
     Returns:
         Split by row, with the index of `images`; and how it came about: `given` or `hash`.
@@ -59,18 +65,8 @@ def assign_splits(
     if given.notna().any() and set(given.dropna()) != {"train"}:
         splits, source = given.fillna("train"), "given"
     else:
-        leaders = _linked_keys(images, near_duplicates)
-        places = {leader: _place(leader) for leader in set(leaders)}
-        drawn = {
-            leader: _by_place(place, settings.val_fraction, settings.test_fraction)
-            for leader, place in places.items()
-        }
-        if settings.stratify:
-            wanted = [("train", 1.0), ("val", settings.val_fraction)]
-            wanted.append(("test", settings.test_fraction))
-            classes = _classes_of_keys(images, objects, leaders)
-            drawn = lend(drawn, places, classes, [name for name, share in wanted if share > 0])
-        splits, source = pd.Series([drawn[key] for key in leaders], images.index), "hash"
+        splits = _drawn(images, objects, settings, near_duplicates, accepted or AcceptedSplits())
+        source = "hash"
     for split in ("train", "val"):
         if not (splits == split).any():
             raise DataError(
@@ -79,6 +75,55 @@ def assign_splits(
                 "data, or raise preprocess.val_fraction"
             )
     return splits.astype(str), source
+
+
+def _drawn(
+    images: pd.DataFrame,
+    objects: pd.DataFrame,
+    settings: PreprocessSettings,
+    near_duplicates: Iterable[tuple[int, int]],
+    accepted: AcceptedSplits,
+) -> pd.Series:
+    groups = [None if pd.isna(group) else group for group in images["group"]]
+    contents = images["sha256"].tolist()
+    leaders = linked_keys(contents, groups, near_duplicates)
+    held = [accepted.get(content) for content in contents]
+    # Of accepted images that are linked and lie in several splits, each split is a key of its own.
+    keys = _with_accepted(leaders, held)
+    drawn = {key: split for key, split in keys if split}
+    fixed = set(drawn)
+    places = {key: place(key) for key, split in keys if not split}
+    for key, number in places.items():
+        drawn[key] = _by_place(number, settings.val_fraction, settings.test_fraction)
+    names = [key for key, _ in keys]
+    if settings.stratify:
+        wanted = [("train", 1.0), ("val", settings.val_fraction)]
+        wanted.append(("test", settings.test_fraction))
+        classes = _classes_of_keys(images, objects, names)
+        drawn = lend(drawn, places, classes, [name for name, share in wanted if share > 0], fixed)
+    return pd.Series([drawn[key] for key in names], images.index)
+
+
+def _with_accepted(leaders: list[str], held: list[str | None]) -> list[tuple[str, str | None]]:
+    """Key of each image, and the split that acceptance gives it; None where it gives none.
+
+    Args:
+        leaders: of each image; see `linked_keys`.
+        held: split of each image that is accepted.
+    """
+    by_leader: dict[str, set[str]] = defaultdict(set)
+    for leader, split in zip(leaders, held, strict=True):
+        if split:
+            by_leader[leader].add(split)
+    keys: list[tuple[str, str | None]] = []
+    for leader, split in zip(leaders, held, strict=True):
+        if leader not in by_leader:
+            keys.append((leader, None))
+            continue
+        # What is new among images in several splits goes where it is measured on least.
+        chosen = split or min(by_leader[leader], key=("train", "val", "test").index)
+        keys.append((f"{leader} in {chosen}", chosen))
+    return keys
 
 
 def _by_place(place: float, val_fraction: float, test_fraction: float) -> str:
@@ -92,6 +137,7 @@ def lend(
     places: dict[str, float],
     classes: dict[str, set[str]],
     wanted: list[str],
+    fixed: Collection[str] = (),
 ) -> dict[str, str]:
     """Give each class a key in every split, where it has enough keys; the rarest class first.
 
@@ -100,9 +146,10 @@ def lend(
 
     Args:
         drawn: split by key.
-        places: hash by key, in [0, 1).
+        places: hash by key, in [0, 1); of fixed keys none is needed.
         classes: keys by class.
         wanted: splits that are asked for, the most needed first.
+        fixed: keys that stay where they are.
 
     Returns:
         Split by key.
@@ -120,7 +167,7 @@ def lend(
 
         def is_free(key: str, name: str = name, needed: list[str] = needed) -> bool:
             held = splits[key]
-            if held in needed and counts[name][held] == 1:
+            if key in fixed or (held in needed and counts[name][held] == 1):
                 return False
             # A class whose turn comes later can still be given another.
             robbed = (other for other in members[key] if counts[other][held] == 1)
@@ -148,46 +195,3 @@ def _classes_of_keys(
     for image_id, label in zip(seen["image_id"], seen["label"], strict=True):
         classes[label].add(by_id[image_id])
     return classes
-
-
-def _linked_keys(images: pd.DataFrame, pairs: Iterable[tuple[int, int]]) -> list[str]:
-    """For each image the key that decides for it: one of those it is linked to, or its own."""
-    contents = [f"content {content}" for content in images["sha256"]]
-    groups = images["group"]
-    own = [
-        content if missing else f"group {group}"
-        for content, group, missing in zip(contents, groups, groups.isna(), strict=True)
-    ]
-    parents: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while (parent := parents.setdefault(key, key)) != key:
-            parents[key] = parents[parent]
-            key = parent
-        return key
-
-    def join(one: str, other: str) -> None:
-        # The leader is chosen by a hash of its own: by the place itself, links would favour `test`.
-        first, second = sorted((root(one), root(other)), key=_rank)
-        parents[second] = first
-
-    holder: dict[str, str] = {}
-    for content, key in zip(contents, own, strict=True):
-        if holder.setdefault(content, key) != key:
-            join(holder[content], key)
-    for one, other in pairs:
-        join(own[one], own[other])
-    return [root(key) for key in own]
-
-
-def _digest(key: str) -> bytes:
-    _, name = key.split(" ", 1)
-    return hashlib.sha256(f"{_SALT}:{name}".encode()).digest()
-
-
-def _place(key: str) -> float:
-    return int.from_bytes(_digest(key)[:8], "big") / 2**64
-
-
-def _rank(key: str) -> tuple[bytes, str]:
-    return _digest(key)[8:16], key

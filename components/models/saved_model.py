@@ -130,7 +130,7 @@ def save_model(folder: Path, description: ModelDescription, state: dict[str, Ten
     Raises:
         WriteError: the disk is full, or refuses for another reason.
     """
-    with atomic_path(folder, durable=True) as draft:
+    with atomic_path(folder) as draft:
         draft.mkdir()
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         # Not `save_file`, which has errors of its own for what the disk says.

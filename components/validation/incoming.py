@@ -6,11 +6,11 @@ is there already, looks, and drift. Nothing is written here; `components.validat
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,10 +36,21 @@ _WHOLE_ONLY = {
     "split-empty",
 }
 _FLAT = 2.0  # contrast below which all images look alike
+_ROUNDING = 0.05  # pixels
 _AT_ONCE = 4_000_000  # pairs of hashes that are compared at a time
 
+
+class Labelled(NamedTuple):
+    """A label or box, comparable between data sets and formats; of labels `box` is empty."""
+
+    label: str
+    is_crowd: bool
+    box: tuple[float, ...]
+    mask: str | None
+
+
 # Labels and boxes of an image in an order of their own, to compare images by.
-Content = tuple[tuple[Any, ...], ...]
+Content = tuple[Labelled, ...]
 
 
 @dataclass(frozen=True)
@@ -83,23 +94,14 @@ def check_batch(folder: Path, current: Result, settings: ValidateSettings) -> Ve
     """
     there = current.reading
     try:
-        reading = read_dataset(folder, "auto", there.task, there.classes)
+        reading = read_dataset(folder, "auto", there.task, there.classes, there.multi_label)
     except DataError as error:
         raise DataError(str(error).replace("base.data = ", "batch ", 1)) from None
     reading.findings = [item for item in reading.findings if item.check not in _WHOLE_ONLY]
+    reading.findings = [_of_a_batch(item) for item in reading.findings]
     alone = validate_reading(reading, settings.model_copy(update={"quarantine": False}))
     facts = alone.facts
     findings = [item for item in alone.findings if item.check not in _WHOLE_ONLY]
-    if reading.multi_label != there.multi_label and reading.objects:
-        findings.append(
-            finding(
-                "label-row-broken",
-                folder.name,
-                "the batch and the data differ in how many labels an image has",
-                "any number" if reading.multi_label else "one",
-                "any number" if there.multi_label else "one",
-            )
-        )
     against, new, skipped = _compare_content(reading, facts, current)
     against += _near_copies(reading, facts, new, current, settings.near_duplicate_bits)
     changes = check_drift(profile(reading, facts), profile(there, current.facts), part=True)
@@ -108,28 +110,64 @@ def check_batch(folder: Path, current: Result, settings: ValidateSettings) -> Ve
     return Verdict(reading, facts, sorted(set(findings)), new, skipped)
 
 
+def _of_a_batch(item: Finding) -> Finding:
+    """The finding as it reads for a batch, whose classes come from the data."""
+    if item.check != "class-unknown":
+        return item
+    message = item.message.replace("the data has", "the batch has")
+    message = message.replace("base.classes lacks", "the data lacks")
+    allowed = item.allowed or "a class of the data; data with a new class is made by hand"
+    return replace(item, message=message, allowed=allowed)
+
+
 def contents(reading: Reading) -> list[Content]:
     """Labels and boxes of each image, comparable between data sets and formats."""
-    found: list[list[tuple[Any, ...]]] = [[] for _ in reading.images]
+    found: list[list[Labelled]] = [[] for _ in reading.images]
     for item in reading.objects:
-        # Formats with fractions bring rounding; a hundredth of a pixel is none of anybody's doing.
-        box = () if item.box is None else tuple(map(_rounded, item.box))
-        found[item.image].append((item.label, item.is_crowd, *box))
-    return [tuple(sorted(items)) for items in found]
+        row = Labelled(item.label, item.is_crowd, item.box or (), item.segmentation)
+        found[item.image].append(row)
+    return [tuple(sorted(items, key=lambda item: item[:3])) for items in found]
 
 
-def _rounded(number: float) -> float:
-    return round(number, 2) if math.isfinite(number) else math.inf  # NaN would equal nothing
+def alike(one: Content, two: Content, masks: bool = False) -> bool:
+    """Whether two images are labelled equally; boxes may differ by a twentieth of a pixel.
 
-
-def alike(one: Content, two: Content) -> bool:
-    """Whether two images are labelled equally; boxes may differ by a twentieth of a pixel."""
-    if len(one) != len(two) or [item[:2] for item in one] != [item[:2] for item in two]:
+    Args:
+        one, two: labels and boxes.
+        masks: a segmentation that one has and the other lacks makes them differ; else only two
+            that differ do, for not all formats can hold them.
+    """
+    if len(one) != len(two):
         return False
-    return all(
-        abs(here - there) <= 0.05
-        for mine, theirs in zip(one, two, strict=True)
-        for here, there in zip(mine[2:], theirs[2:], strict=True)
+    if all(_same(mine, theirs, masks) for mine, theirs in zip(one, two, strict=True)):
+        return True
+    # Formats round, and so boxes that are nearly the same may be in another order.
+    rest = list(two)
+    for mine in one:
+        match = next((item for item in rest if _same(mine, item, masks)), None)
+        if match is None:
+            return False
+        rest.remove(match)
+    return True
+
+
+def _same(one: Labelled, two: Labelled, masks: bool) -> bool:
+    if one[:2] != two[:2] or not _close(one.box, two.box):
+        return False
+    if one.mask == two.mask:
+        return True
+    if one.mask is None or two.mask is None:
+        return not masks
+    mine, theirs = json.loads(one.mask), json.loads(two.mask)
+    if not isinstance(mine, list) or not isinstance(theirs, list) or len(mine) != len(theirs):
+        return bool(mine == theirs)
+    return all(map(_close, mine, theirs))
+
+
+def _close(one: Sequence[float], two: Sequence[float]) -> bool:
+    """Formats with fractions bring rounding; so little is none of anybody's doing."""
+    return len(one) == len(two) and all(
+        abs(here - there) <= _ROUNDING for here, there in zip(one, two, strict=True)
     )
 
 
@@ -171,9 +209,12 @@ def _compare_content(
 
 
 def _summary(content: Content) -> str:
-    return (
-        ", ".join(" ".join(f"{part}" for part in (row[0], *row[2:])) for row in content) or "none"
+    rows = (
+        " ".join([row.label, *(f"{number:g}" for number in row.box)])
+        + (" with a segmentation" if row.mask else "")
+        for row in content
     )
+    return ", ".join(rows) or "none"
 
 
 def _near_copies(
@@ -197,7 +238,8 @@ def _near_copies(
         nearest = bits.argmin(axis=1)
         for row, index in enumerate(chunk):
             differ = int(bits[row, nearest[row]])
-            if differ > most_bits:
+            same = current.facts[there[int(nearest[row])]].sha256 == facts[index].sha256
+            if differ > most_bits or same:  # of copies the content is compared
                 continue
             split = reading.images[index].split
             other = current.reading.images[there[int(nearest[row])]]
@@ -206,7 +248,7 @@ def _near_copies(
                 "near-duplicate-across-splits" if across else "near-duplicate",
                 facts[index].path,
                 f"looks like the data: {other.path}",
-                f"{differ} of 64 bits differ",
+                f"{differ} of 64 bits apart",
                 f"more than {most_bits} (validate.near_duplicate_bits)",
                 image=facts[index].path,
             )

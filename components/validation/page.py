@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.contract.catalogue import CHECKS
-from components.contract.findings import Finding, count, shown
+from components.contract.findings import Finding, shown
 from components.validation.distributions import class_rows, data_charts, paired
 from components.validation.page_examples import Example, Examples, pictures
 from components.validation.thumbnails import Thumbnails
@@ -77,7 +77,7 @@ def render(
     reading, summary = result.reading, result.summary()
     splits, classes, classes_left_out = class_rows(reading, summary["images_per_class"])
     groups = _groups(result)
-    quarantined: list[Mapping[str, Any]] = getattr(result, "quarantine", [])
+    quarantined = result.quarantine
     drift = profile is not None and reference is not None
     return environment.get_template(
         "page.html.j2"
@@ -85,14 +85,14 @@ def render(
         data=shown(data),
         task=reading.task,
         format=reading.format,
-        usable=result.dataset is not None,
+        usable=not result.num_errors,
         summary=summary,
         splits=splits,
         classes=classes,
         classes_left_out=classes_left_out,
         charts=data_charts(reading, result.facts),
-        num_errors=getattr(result, "num_errors", count(result.findings, "error")),
-        num_warnings=getattr(result, "num_warnings", count(result.findings, "warning")),
+        num_errors=result.num_errors,
+        num_warnings=result.num_warnings,
         groups=[group for group in groups if CHECKS[group.check].family != "drift"],
         drift=[group for group in groups if CHECKS[group.check].family == "drift"],
         drift_parts=list(paired(reference, profile, edges)) if drift else [],  # type: ignore[arg-type]

@@ -152,6 +152,7 @@ class _Form(BaseModel):
     num_objects: NonNegativeInt
     num_without_objects: NonNegativeInt
     num_errors: NonNegativeInt = 0
+    fingerprint: str = ""
     classes: list[str]
     columns: dict[str, ColumnKind]
     labels: dict[str, NonNegativeInt]

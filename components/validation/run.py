@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
@@ -12,17 +14,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from components.contract.accepted_splits import AcceptedSplits
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading, collector_paused
 from components.contract.tables import SPLITS, Dataset, build
 from components.errors import DataError
 from components.validation.checks import check_rows, check_whole
 from components.validation.drift import check_drift
+from components.validation.known_facts import still_true
 from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts, examine_all
 from components.validation.profile import profile
 from components.validation.quarantine import Quarantined, leave_out, listed, share_fault
 from components.validation.settings import ValidateSettings
+from components.validation.split_checks import check_accepted
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,14 @@ class Result:
         reading: what the reader found.
         facts: about the images of `reading`, in the same order.
         findings: sorted, errors first; of very many of one check only some.
-        dataset: the canonical tables, without the images in quarantine; None if an error stops.
+        dataset: the canonical tables, without the images in quarantine; None if an error stops,
+            unless it is drift, which the data's acceptance ends.
         num_errors: violations that stop, listed or not.
         num_warnings: violations that are only reported, listed or not.
         quarantine: the images that were left out, sorted; errors about them do not stop.
         profile: what the data, without those, is like; see `components.validation.profile`.
         num_accepted_errors: errors that stop, but would not once this data is accepted: drift.
+        num_decoded: images that were decoded; facts about the others were known.
     """
 
     reading: Reading
@@ -50,6 +57,7 @@ class Result:
     quarantine: list[Quarantined] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
     num_accepted_errors: int = 0
+    num_decoded: int = 0
 
     @property
     def stopping(self) -> list[Finding]:
@@ -99,6 +107,9 @@ def validate_reading(
     settings: ValidateSettings,
     training_size: tuple[int, int] | None = None,
     reference: dict[str, Any] | None = None,
+    accepted: AcceptedSplits | None = None,
+    group_near_duplicates: bool = False,
+    known: Mapping[str, ImageFacts] | None = None,
 ) -> Result:
     """Decode all images once, run all checks and, if no error stops, build the tables.
 
@@ -110,6 +121,9 @@ def validate_reading(
         settings: limits, severities, quarantine.
         training_size: height and width of the model's input, pixels; None if it is not known.
         reference: profile of the last accepted data, that drift is measured from; None: no drift.
+        accepted: the drawn splits that were last accepted.
+        group_near_duplicates: images that look the same are to be in one drawn split.
+        known: facts by path, from before; images whose content they tell of are not decoded.
 
     Raises:
         DataError: the pixel pass could not be finished.
@@ -117,23 +131,34 @@ def validate_reading(
     if settings.group_pattern:
         set_groups(reading, settings.group_pattern)
     paths = [image.path for image in reading.images]
-    facts = list(
+    limits = round(settings.max_megapixels * 1e6), round(settings.max_file_megabytes * 1e6)
+    held = still_true(reading.root, paths, known, *limits) if known else {}
+    rest = [path for path in paths if path not in held]
+    examined = iter(
         tqdm(
-            examine_all(
-                reading.root,
-                paths,
-                round(settings.max_megapixels * 1e6),
-                round(settings.max_file_megabytes * 1e6),
-                settings.num_workers,
-            ),
-            total=len(paths),
+            examine_all(reading.root, rest, *limits, settings.num_workers),
+            total=len(rest),
             desc="images",
             unit="",
             disable=None,  # off unless on a terminal
         )
     )
+    facts = [held[path] if path in held else next(examined) for path in paths]
     with collector_paused():
-        return _judged(reading, facts, settings, training_size, reference)
+        result = _judged(
+            reading,
+            facts,
+            settings,
+            training_size,
+            reference,
+            lambda kept, its_facts: check_accepted(
+                kept,
+                its_facts,
+                accepted or AcceptedSplits(),
+                settings.near_duplicate_bits if group_near_duplicates else None,
+            ),
+        )
+    return dataclasses.replace(result, num_decoded=len(rest))
 
 
 def _judged(
@@ -142,6 +167,7 @@ def _judged(
     settings: ValidateSettings,
     training_size: tuple[int, int] | None,
     reference: dict[str, Any] | None,
+    check_kept_splits: Callable[[Reading, list[ImageFacts]], Iterable[Finding]],
 ) -> Result:
     """All checks, the quarantine and the tables; see `validate_reading`."""
     paths = [image.path for image in reading.images]
@@ -158,13 +184,14 @@ def _judged(
             kept, kept_facts = leave_out(reading, facts, faulty.keys())
             columns = ObjectColumns(kept)
     check_whole(kept, columns, settings, ledger)
+    ledger.extend(check_kept_splits(kept, kept_facts))
     described = profile(kept, kept_facts, columns)
     before = ledger.num("error", unplaced=bool(faulty))
     if reference is not None:
         ledger.extend(check_drift(described, reference))
     num_drift = ledger.num("error", unplaced=bool(faulty)) - before
     dataset = None
-    if not ledger.num("error", unplaced=bool(faulty)):
+    if ledger.num("error", unplaced=bool(faulty)) == num_drift:
         dataset = _dataset(kept, kept_facts, columns)
         try:
             dataset.check()

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from components.contract.accepted_splits import AcceptedSplits
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
+from components.contract.split_links import linked_keys, near_duplicate_links
 from components.validation.ledger import Shared
 from components.validation.object_columns import ObjectColumns
 from components.validation.pixel_pass import ImageFacts
@@ -108,6 +110,49 @@ def check_copies(
             same = [index for index in members if _split(reading, index) == split]
             for index in same[1:]:
                 yield _within_split(reading, index, same[0], labels)
+
+
+def check_accepted(
+    reading: Reading, facts: Sequence[ImageFacts], accepted: AcceptedSplits, bits: int | None
+) -> Iterator[Finding]:
+    """Images that keep, or lose, the split in which they were accepted, though they should not.
+
+    Args:
+        reading: what the reader found.
+        facts: of each image of `reading.images`, in the same order.
+        accepted: the splits that were drawn and accepted.
+        bits: most bits by which images differ that look the same, if these are to be in one split.
+    """
+    usable = [index for index, fact in enumerate(facts) if not fact.fault]
+    held = [accepted.get(facts[index].sha256) for index in usable]
+    images = [reading.images[index] for index in usable]
+    if reading.splits - {"train"}:
+        for image, split in zip(images, held, strict=True):
+            now = image.split or "train"
+            if split and split != now:
+                message = f"was accepted in {split}, and the data gives it to {now} now"
+                yield finding("split-changed", image.path, message, now, split, image=image.path)
+        return
+    contents = [facts[index].sha256 for index in usable]
+    links = [] if bits is None else near_duplicate_links([facts[i].phash for i in usable], bits)
+    together: dict[str, dict[str, str]] = defaultdict(dict)  # first path by split, by leader
+    leaders = linked_keys(contents, [image.group for image in images], links)
+    for leader, image, split in zip(leaders, images, held, strict=True):
+        if split:
+            together[leader].setdefault(split, image.path)
+    for paths in together.values():
+        if len(paths) > 1:
+            ordered = sorted(paths, key=_PRECIOUS.index)
+            first, last = ordered[0], ordered[-1]
+            yield finding(
+                "linked-across-splits",
+                paths[first],
+                f"belongs together with {paths[last]}, by its group, a copy or its looks; both "
+                "were accepted, so neither moves",
+                f"{first} and {last}",
+                "one split",
+                image=paths[first],
+            )
 
 
 def _across_splits(reading: Reading, index: int, kept: int, labels: dict[int, str]) -> Finding:

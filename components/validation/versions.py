@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.errors import DataError
+from components.files import sync
 
 _AT_WORKING_FOLDER = -100  # AT_FDCWD
 _EXCHANGE = 2  # RENAME_EXCHANGE
@@ -71,6 +72,7 @@ def recover(data: Path) -> None:
 def replace(data: Path) -> None:
     """Make the draft the new version; the old one becomes the previous one."""
     previous, trash = previous_path(data), _trash(data)
+    sync(draft_path(data))
     if previous.exists():
         previous.rename(trash)
     draft_path(data).rename(previous)
@@ -90,9 +92,16 @@ def undo(data: Path) -> None:
 
 
 def exchange(previous: Path, data: Path) -> None:
-    """Let two folders swap their names, in one step where the system can."""
-    if _exchange_at_once(previous, data):
-        return
+    """Let two folders swap their names, in one step where the system can.
+
+    When this returns, the swap survives a loss of power.
+    """
+    if not _exchange_at_once(previous, data):
+        _exchange_in_steps(previous, data)
+    sync(data.parent, deep=False)
+
+
+def _exchange_in_steps(previous: Path, data: Path) -> None:
     aside = _aside(data)
     data.rename(aside)
     try:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.contract.accepted_splits import AcceptedSplits
 from components.data.settings import PreprocessSettings
 from components.data.splits import assign_splits
 from components.errors import DataError
@@ -24,10 +25,10 @@ def labels(*names: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["image_id", "label"])
 
 
-def split(images, objects=None, val=0.2, test=0.2, links=(), **more):
+def split(images, objects=None, val=0.2, test=0.2, links=(), accepted=None, **more):
     objects = labels(*["a"] * len(images)) if objects is None else objects
     chosen = PreprocessSettings(val_fraction=val, test_fraction=test, **more)
-    return assign_splits(images, objects, chosen, links)
+    return assign_splits(images, objects, chosen, links, accepted)
 
 
 class TestHash:
@@ -85,9 +86,9 @@ def data_sets(draw):
     return images, labels(*names), links
 
 
-def drawn(images, objects, links=(), stratify=True):
+def drawn(images, objects, links=(), stratify=True, **more):
     try:
-        return split(images, objects, links=links, stratify=stratify)[0]
+        return split(images, objects, links=links, stratify=stratify, **more)[0]
     except DataError:
         return None  # a set so small, or so linked, that val or train is empty
 
@@ -130,6 +131,66 @@ class TestProperties:
         assert (first is None) == (second is None)
         if first is not None:
             assert (second.sort_index() == first).all()
+
+
+class TestAcceptance:
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(data_sets(), min_size=2, max_size=4), st.data())
+    def test_an_accepted_image_never_moves(self, versions, more):
+        """Data that grows, shrinks, is linked, grouped, labelled and set up anew at each version.
+
+        The versions share their few contents, so that each holds some images of those before.
+        """
+        accepted, held = AcceptedSplits(), {}
+        for images, objects, links in versions:
+            chosen = {
+                "stratify": more.draw(st.booleans()),
+                "val": more.draw(st.sampled_from([0.1, 0.3])),
+                "test": more.draw(st.sampled_from([0.0, 0.2])),
+            }
+            images["sha256"] = [content[::-1] for content in images["sha256"]]
+            splits = drawn(images, objects, links, accepted=accepted, **chosen)
+            if splits is None:
+                continue
+            now = dict(zip(images["sha256"], splits, strict=True))
+            assert {key: held[key] for key in now if key in held} == {
+                key: now[key] for key in now if key in held
+            }
+            assert (splits.groupby(images["sha256"]).nunique() == 1).all()
+            self.check_new_images(images, links, splits, held)
+            if more.draw(st.booleans()):
+                accepted, held = accepted.updated(now), held | now
+
+    def check_new_images(self, images, links, splits, held):
+        """New images go with the accepted ones that they are linked to."""
+        pairs = list(links)
+        for column in ("sha256", "group"):
+            rows = images[column].dropna()
+            firsts = {value: row for row, value in reversed(list(rows.items()))}
+            pairs += [(firsts[value], row) for row, value in rows.items()]
+        label = components(len(images), pairs)
+        for leader in set(label):
+            members = [row for row in range(len(images)) if label[row] == leader]
+            there = {held[k] for k in images["sha256"].iloc[members] if k in held}
+            new = {splits[row] for row in members if images["sha256"][row] not in held}
+            if there and new:
+                assert new == {next(s for s in ("train", "val", "test") if s in there)}
+            assert len(new) <= 1
+
+    def test_only_new_images_are_lent(self):
+        """A class of four accepted images in train: two new ones are lent to val and test."""
+        rows = table(6)
+        contents = [f"{number:x}".ljust(64, "0") for number in range(1, 7)]
+        rows["sha256"] = contents
+        accepted = AcceptedSplits().updated(dict.fromkeys(contents[:4], "train"))
+        splits, _ = split(rows, accepted=accepted)
+        assert splits[:4].tolist() == ["train"] * 4
+        assert set(splits[4:]) == {"val", "test"}
+
+    def test_without_acceptance_nothing_is_new(self):
+        empty, _ = split(table(60), accepted=AcceptedSplits())
+        none, _ = split(table(60))
+        assert (empty == none).all()
 
 
 class TestStratify:

@@ -47,9 +47,10 @@ def main(stage, mode, *rest):
     pathlib.Path("metrics").mkdir(exist_ok=True)
     pathlib.Path(f"out/{stage}.txt").write_text(mode)
     figures = dict(
-        num_images=12, num_classes=2, num_errors=0, num_warnings=1, num_train=8, num_val=2,
-        num_test=2, best_epoch=9, num_epochs=10, monitor="val/map", best=0.7123, map=0.5,
-        map_50=0.8, split="test", megabytes=1.5, latency_ms_p50=3.0, num_parity_images=4,
+        num_images=12, num_classes=2, num_errors=0, num_warnings=1, num_quarantined=0,
+        num_train=8, num_val=2, num_test=2, best_epoch=9, num_epochs=10,
+        monitor="val/map", best=0.7123, map=0.5, map_50=0.8, split="test", megabytes=1.5,
+        latency_ms_p50=3.0, num_parity_images=4,
         page="reports/index.html",
     )
     pathlib.Path(f"metrics/{stage}.json").write_text(json.dumps(figures))

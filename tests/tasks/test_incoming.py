@@ -311,7 +311,7 @@ def test_one_merge_at_a_time(pets):
 
 STEPS = {
     "while building": ("components.validation.merge.shutil.copytree", OSError("no space left")),
-    "at an image": ("components.validation.merge._copy_image", OSError("no space left")),
+    "at an image": ("components.validation.merge_names.copy_image", OSError("no space left")),
     "at the check": ("components.validation.merge.check_merged", DataError("not the sum")),
     "a defect": ("components.validation.merge.check_merged", RuntimeError("a defect")),
     "stopped": ("components.validation.merge.check_merged", KeyboardInterrupt()),
@@ -347,7 +347,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(pets, monkeypatch):
     def other(reading, image, target):
         copy(target, (pets.batch / "cat/0.png").read_bytes())
 
-    monkeypatch.setattr("components.validation.merge._copy_image", other)
+    monkeypatch.setattr("components.validation.merge_names.copy_image", other)
     report = pets.run()
     assert report["verdict"] == "refused"
     assert "not the sum of its parts: 1 images lost" in report["reason"]
@@ -461,6 +461,28 @@ def test_command_and_dvc(pets):
     assert done.returncode == 1
     assert done.stderr.startswith("error: incoming: batch data/incoming/tuesday: there is no such")
     assert done.stderr.count("\n") == 1
+
+
+STAGE = "stages: {make: {cmd: make, outs: [data/raw: {cache: true}]}}"
+TRACKED = {
+    "by nothing": ({}, (["add", "--quiet", "data/raw"], "data/raw.dvc")),
+    "by itself": ({"data/raw.dvc": ""}, (["add", "--quiet", "data/raw"], "data/raw.dvc")),
+    "by a folder above": ({"data.dvc": ""}, (["add", "--quiet", "data"], "data.dvc")),
+    "by a stage": ({"dvc.yaml": STAGE}, (["commit", "--quiet", "--force", "make"], "dvc.lock")),
+    "by an empty file": ({"dvc.yaml": ""}, (["add", "--quiet", "data/raw"], "data/raw.dvc")),
+}
+
+
+@pytest.mark.parametrize("case", TRACKED)
+def test_how_dvc_records_the_data(tmp_path, case):
+    files, expected = TRACKED[case]
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    assert command.recording(tmp_path, "data/raw") == "this is no DVC repository"
+    (tmp_path / ".dvc").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert command.recording(tmp_path, "data/raw") == expected
+    assert "outside" in command.recording(tmp_path, "..")
 
 
 def test_git_that_ignores_the_pointer_is_named(pets):

@@ -13,6 +13,7 @@ from components.errors import DataError
 from components.validation import ledger as ledger_module
 from components.validation.ledger import Ledger, Offenders, Shared
 from tasks.layout import Layout
+from tasks.stage import headline
 from tasks.validate import validate
 from tests.tasks.test_validate import change, coco, digest, parameters, picture
 
@@ -32,6 +33,8 @@ def test_a_faulty_image_is_left_out_and_listed(tmp_path):
     figures = validate(parameters("detection", data, **settings), layout)
     assert (figures["num_images"], figures["num_objects"]) == (5, 10)
     assert (figures["num_errors"], figures["num_quarantined"]) == (0, 3)
+    assert headline("validate", figures).endswith(", 3 images left out")
+    assert "left out" not in headline("validate", figures | {"num_quarantined": 0})
     found = report(layout)
     assert found["quarantined"] == [
         {"path": "2.jpg", "checks": ["file-missing"]},
