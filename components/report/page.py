@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from components.report.advice import advise
 from components.report.charts import (
     calibration_chart,
     confusion_chart,
@@ -87,6 +88,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "facts": facts,
         "evaluation": evaluation,
         "summary": _summary(facts),
+        "advice": advise(facts),
         "main": main,
         "headline": _headline(evaluation, main),
         "splits": [name for name in SPLITS if name in facts.images_per_split],
