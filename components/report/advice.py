@@ -145,10 +145,9 @@ class _Run:
 
     def behind(self, row: Mapping[str, Any]) -> float:
         """How far a class is behind the median class."""
-        values = [
-            r[self.class_metric] for r in self.per_class if r.get(self.class_metric) is not None
-        ]
-        return float(median(values) - row[self.class_metric])
+        values = [r.get(self.class_metric) for r in self.per_class]
+        middle = median(value for value in values if value is not None)
+        return float(middle - row[self.class_metric])
 
 
 _NAMES = {"map": "AP", "accuracy": "accuracy", "ap": "AP", "f1": "F1"}
@@ -251,6 +250,7 @@ def _rare_classes(run: _Run) -> Iterator[Suggestion]:
         else run.parameters.get("train.detector.repeat_threshold")
     )
     names = ", ".join(str(row["class"]) for row in rare[:MOST_WEAK])
+    numbers = ", ".join(str(run.train_counts[row["class"]]) for row in rare[:MOST_WEAK])
     if done:
         change = f"more training images with {names}"
     elif run.task == "classification":
@@ -261,7 +261,7 @@ def _rare_classes(run: _Run) -> Iterator[Suggestion]:
     yield Suggestion(
         change,
         f"{names} {'is' if len(rare) == 1 else 'are'} weak and rare: "
-        f"{', '.join(str(run.train_counts[row['class']]) for row in rare[:MOST_WEAK])} in training, "
+        f"{numbers} in training, "
         f"{middle:g} in the median class",
         sum(run.behind(row) for row in rare) / len(run.classes),
     )
@@ -292,17 +292,18 @@ def _pretrained(run: _Run) -> Iterator[Suggestion]:
 def _other(run: _Run) -> Iterator[str]:
     interval = run.intervals.get(run.main)
     if interval and interval[1] - interval[0] > WIDE:
+        half = (interval[1] - interval[0]) / 2
         yield (
-            f"The {run.split} split is small: differences below {(interval[1] - interval[0]) / 2:.2f} "
+            f"The {run.split} split is small: differences below {half:.2f} "
             "cannot be told from chance. Label more images before comparing settings."
         )
     best, value = run.train.get("best"), run.headline.get(run.main)
-    if run.split == "test" and interval and value is not None and run.validated == run.main:
-        if best is not None and best > interval[1]:
-            yield (
-                f"Validation promised more ({best:.3f}) than the test split gives ({value:.3f}): "
-                "the two differ, or too few validation images chose the epoch."
-            )
+    comparable = run.split == "test" and run.validated == run.main
+    if comparable and interval and best is not None and value is not None and best > interval[1]:
+        yield (
+            f"Validation promised more ({best:.3f}) than the test split gives ({value:.3f}): "
+            "the two differ, or too few validation images chose the epoch."
+        )
     share = run.train.get("data_share")
     if share is not None and share > WAITING:
         yield (
