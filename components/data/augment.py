@@ -52,6 +52,12 @@ class View:
     mirrored: bool = False
     upside_down: bool = False
 
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) of what is seen, in the input."""
+        top, left = self.rows.target_start, self.columns.target_start
+        return top, left, top + self.rows.target_length, left + self.columns.target_length
+
 
 def draw_window(
     shape: tuple[int, int],

@@ -9,6 +9,7 @@ Shapes: B images, H, W pixels.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -22,9 +23,10 @@ Step = Literal["brightness", "contrast", "saturation"]
 
 GREY = (0.2989, 0.587, 0.114)  # red, green, blue in a grey, as torchvision has them
 STEPS: tuple[Step, ...] = ("brightness", "contrast", "saturation")
+_ORDERS = tuple(itertools.permutations(STEPS))
 _TOGETHER = 8  # pixels multiplied as one vector of 24 values: a processor's vectors stay full
-_STRIP = 256 * 1024  # values at a time, so that their floats stay in the processor's cache
-_ROW_STEP = 4  # every fourth row tells an image's mean
+_STRIP = 192 * 1024  # values at a time, so that their floats stay in the processor's cache
+_ROW_STEP = 8  # every eighth row tells an image's mean
 
 
 def draw_color(strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -34,9 +36,11 @@ def draw_color(strength: float, rng: np.random.Generator) -> np.ndarray:
         strength: each factor lies within it of 1.
         rng: the choices come from it.
     """
-    factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, len(STEPS))
-    order = rng.permutation(len(STEPS))
-    return joined_steps([(STEPS[index], float(factors[index])) for index in order])
+    low, high = max(0.0, 1 - strength), 1 + strength
+    drawn = rng.random(len(STEPS) + 1).tolist()
+    factors = {name: low + (high - low) * share for name, share in zip(STEPS, drawn, strict=False)}
+    order = _ORDERS[int(drawn[-1] * len(_ORDERS))]
+    return joined_steps([(name, factors[name]) for name in order])
 
 
 def joined_steps(steps: list[tuple[Step, float]]) -> np.ndarray:
@@ -91,6 +95,7 @@ def recolor(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     channels: Channels = "rgb",
+    seen: Tensor | None = None,
 ) -> Tensor:
     """Change the colours of images, cut them to 0 to 255, and normalise; as one multiplication.
 
@@ -98,37 +103,75 @@ def recolor(
         images: RGB uint8 [B, 3, H, W], channels last in memory.
         changes: [B, 3], of each image; see `joined_steps`.
         mean, std, channels: see `normalize`.
+        seen: [B, 4], (top, left, bottom, right) outside of which each image has but the colour of
+            its last pixel; None where nothing is known. It saves time on a CPU.
 
     Returns:
         float [B, 3, H, W], channels last in memory.
     """
-    device, (num_images, _, height, width) = images.device, images.shape
-    changes = changes.to(device)
+    device, (_, _, height, width) = images.device, images.shape
     greys = torch.tensor(GREY, device=device)
     order = [2, 1, 0] if channels == "bgr" else [0, 1, 2]
     center = torch.tensor(mean, device=device).mul(255)
     spread = torch.tensor(std, device=device).mul(255)
 
-    mean_grey = images[:, :, ::_ROW_STEP].float().mean((2, 3)) @ greys  # [B]
-    own, grey, level = changes.view(num_images, 3, 1, 1).unbind(1)
+    own, grey, level = changes.to(device)[:, :, None, None].unbind(1)
     matrices = own * torch.eye(3, device=device)[:, order] + grey * greys[:, None]  # [B, in, out]
-    matrices = matrices / spread
+    mean_grey = images[:, :, ::_ROW_STEP].float().mean((2, 3)) @ greys  # [B]
     shifts = (level[:, 0] * mean_grey[:, None] - center) / spread
+    limits = -center / spread, (255 - center) / spread
 
-    together = math.gcd(height * width, _TOGETHER)
-    size = 3 * together
-    wide = torch.einsum("pq,bio->bpiqo", torch.eye(together, device=device), matrices)
-    wide, shifts = wide.reshape(num_images, size, size), shifts.repeat(1, together)
-    low, high = (-center / spread).repeat(together), ((255 - center) / spread).repeat(together)
+    # So many pixels of a row side by side are one vector, each times its own block of the matrix.
+    count = math.gcd(width, _TOGETHER)
+    blocks = torch.einsum("pq,bio->bpiqo", torch.eye(count, device=device), matrices / spread)
+    blocks, shifts = blocks.reshape(-1, 3 * count, 3 * count), shifts.repeat(1, count)
 
-    values = images.permute(0, 2, 3, 1).reshape(num_images, -1, size)
-    changed = torch.empty(values.shape, device=device)
-    count = values.shape[1] if device.type != "cpu" else max(1, _STRIP // size)
-    for image, matrix, shift, result in zip(values, wide, shifts, changed, strict=True):
-        for source, target in zip(image.split(count), result.split(count), strict=True):
-            torch.addmm(shift, source.float(), matrix, out=target)
-            torch.clamp(target, low, high, out=target)
-    return changed.view(num_images, height, width, 3).permute(0, 3, 1, 2)
+    rows = images.permute(0, 2, 3, 1).flatten(2)  # [B, H, 3 W]
+    if device.type == "cpu":
+        changed = torch.empty(rows.shape)
+        limits = limits[0].repeat(width), limits[1].repeat(width)
+        whole = [[0, 0, height, width]] * len(images)
+        places = whole if seen is None else seen.tolist()
+        for row, place, block, shift, target in zip(
+            rows, places, blocks, shifts, changed, strict=True
+        ):
+            _recolor_one(row, place, block, shift, limits, target)
+    else:
+        values = rows.float().reshape(len(images), -1, 3 * count)
+        low, high = (limit.repeat(count) for limit in limits)
+        changed = torch.baddbmm(shifts[:, None], values, blocks).clamp_(low, high)
+    return changed.view(-1, height, width, 3).permute(0, 3, 1, 2)
+
+
+def _recolor_one(
+    image: Tensor,
+    place: list[int],
+    block: Tensor,
+    shift: Tensor,
+    limits: tuple[Tensor, Tensor],
+    target: Tensor,
+) -> None:
+    """Fill `target` [H, 3 W] from the uint8 `image`; `block` [K, K] takes K values of a row.
+
+    `limits` are of a whole row.
+    """
+    size = len(block)
+    top, left, bottom, right = place
+    # Whole vectors; what is then changed beyond the place is of one colour, and becomes so.
+    left, right = 3 * left // size * size, -(-3 * right // size) * size
+    width = right - left
+    low, high = (limit[:width] for limit in limits)
+    height = max(1, _STRIP // width) if width else 1
+    for start in range(top, bottom, height):
+        part = (slice(start, min(bottom, start + height)), slice(left, right))
+        values = torch.addmm(shift, image[part].float().view(-1, size), block)
+        torch.clamp(values.view(-1, width), low, high, out=target[part])
+    rest = (target[:top], target[bottom:], target[top:bottom, :left], target[top:bottom, right:])
+    if any(area.numel() for area in rest):
+        last = torch.addmm(shift, image[-1:, -size:].float(), block)[0]
+        last = last.clamp(limits[0][:size], limits[1][:size]).repeat(image.shape[1] // size)
+        for area in rest:
+            area.copy_(last[: area.shape[1]])
 
 
 def draw_hsv(shares: tuple[float, float, float], rng: np.random.Generator) -> tuple[float, ...]:

@@ -116,7 +116,8 @@ class PreparedDataset(Dataset[dict[str, Any]]):
 
     Classification: `label`. Detection: `boxes` xyxy [G, 4] in input pixels, `labels` [G]. Always
     `row`, the position in the store, and `key`, what was asked for. With `augment.color` also
-    `color`, a change [3] that is yet to be made; see `components.data.color`.
+    `color`, a change [3] that is yet to be made, and `seen`, where the image lies; see
+    `components.data.color`.
 
     Args:
         store: the images.
@@ -183,6 +184,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
             item["image"] = torch.from_numpy(pixels)
         if settings.color:
             item["color"] = torch.from_numpy(draw_color(settings.color, rng))
+            item.setdefault("seen", torch.tensor([0, 0, *item["image"].shape[:2]]))
         return item
 
     @staticmethod
@@ -216,7 +218,8 @@ class PreparedDataset(Dataset[dict[str, Any]]):
             if scene.boxes is not boxes:
                 pixels, boxes, labels = torch.from_numpy(scene.pixels), scene.boxes, scene.labels
         boxes, kept = seen_boxes(boxes, view, size)
-        return {"image": seen_pixels(pixels, view, size), **_targets(boxes, labels[kept])}
+        item = {"image": seen_pixels(pixels, view, size), **_targets(boxes, labels[kept])}
+        return {**item, "seen": torch.tensor(view.place)}
 
 
 def _targets(boxes: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
@@ -236,7 +239,7 @@ def _outlive_signals(worker: int) -> None:
 def collate(items: list[dict[str, Any]]) -> Batch:
     """A batch: `images` uint8 [B, 3, H, W] (channels last in memory), targets, `rows` [B].
 
-    With changes of colour that are yet to be made also `colors` [B, 3].
+    With changes of colour that are yet to be made also `colors` [B, 3] and `seen` [B, 4].
     """
     # Stacked as they lie in memory, which is as the batch is to lie.
     pixels = torch.stack([item["image"].permute(1, 2, 0) for item in items])
@@ -246,6 +249,7 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     }
     if "color" in items[0]:
         batch["colors"] = torch.stack([item["color"] for item in items])
+        batch["seen"] = torch.stack([item["seen"] for item in items])
     if "label" in items[0]:
         batch["labels"] = torch.stack([item["label"] for item in items])
     else:
@@ -385,7 +389,7 @@ class PreparedDataModule(LightningDataModule):
         batch = dict(batch)
         images, form = batch["images"], (self.mean, self.std, self.channels)
         if "colors" in batch:
-            batch["images"] = recolor(images, batch.pop("colors"), *form)
+            batch["images"] = recolor(images, batch.pop("colors"), *form, seen=batch.pop("seen"))
         else:
             batch["images"] = normalize(images, *form)
         return resize_batch(batch, batch["size"]) if "size" in batch else batch

@@ -334,20 +334,21 @@ class TestAsTorchvision:
         torch.manual_seed(0)
         rng = np.random.default_rng(0)
         settings = AugmentSettings(scale=(0.4, 1.0))
+        torchvisions = v2.RandomResizedCrop(64, scale=(0.4, 1.0))
         for height, width in ((73, 97), (90, 20)):
             image = tv_tensors.Image(torch.zeros(3, height, width))
             spans, boxes = [], []
-            for _ in range(3000):
+            for _ in range(500):
                 view = draw_crop((height, width), SIZE, settings, rng)
                 rows, columns = view.rows, view.columns
                 spans.append([rows.start, columns.start, rows.length, columns.length])
-                theirs = v2.RandomResizedCrop(64, scale=(0.4, 1.0)).make_params([image])
+                theirs = torchvisions.make_params([image])
                 boxes.append([theirs[name] for name in ("top", "left", "height", "width")])
             ours, theirs = np.array(spans), np.array(boxes)
             np.testing.assert_allclose(
-                ours.mean(0), theirs.mean(0), atol=0.06 * theirs.std(0).max()
+                ours.mean(0), theirs.mean(0), atol=0.15 * theirs.std(0).max()
             )
-            np.testing.assert_allclose(ours.std(0), theirs.std(0), rtol=0.06)
+            np.testing.assert_allclose(ours.std(0), theirs.std(0), rtol=0.15)
 
     def test_a_window_falls_anywhere(self):
         settings = AugmentSettings(scale=(0.5, 2.0))
@@ -407,6 +408,17 @@ class TestColor:
         )
         assert (ours - theirs).abs().max() < 1.2 / 255 / min(self.std)
         assert ours.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize("place", [(0, 0, 48, 64), (5, 9, 40, 61), (0, 0, 1, 1)], ids=str)
+    @pytest.mark.parametrize("channels", ["rgb", "bgr"])
+    def test_only_the_place_of_an_image_is_worked_on(self, place, channels):
+        top, left, bottom, right = place
+        images = torch.full_like(self.images, FILL)
+        images[..., top:bottom, left:right] = self.images[..., top:bottom, left:right]
+        changes = torch.tensor([[0.9, 0.2, -0.1], [1.2, -0.3, 0.2]])
+        form = (images, changes, self.mean, self.std, channels)
+        known = recolor(*form, seen=torch.tensor([place] * 2))
+        assert torch.allclose(known, recolor(*form), atol=1e-6)
 
     def test_values_are_cut_to_what_a_picture_can_hold(self):
         white, black = [torch.full((1, 3, 32, 32), value).byte() for value in (255, 0)]
