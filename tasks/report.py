@@ -49,10 +49,14 @@ def report(params: Params, layout: Layout) -> dict[str, Any]:
     Raises:
         DataError: an earlier stage has not run, or what it left cannot be read.
     """
+    from components.report.advice import advise
     from components.report.page import render_page
 
-    page = render_page(gather(params, layout))
+    facts = gather(params, layout)
+    page = render_page(facts)
     write_text(layout.page, page)
+    for line in advise(facts).lines:
+        print(line, flush=True)
     return {
         "page": layout.page.relative_to(layout.root).as_posix(),
         "megabytes": round(len(page.encode("utf-8")) / 1e6, 2),

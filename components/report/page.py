@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from components.report.advice import advise
 from components.report.charts import (
     calibration_chart,
     confusion_chart,
@@ -98,6 +99,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "facts": facts,
         "evaluation": evaluation,
         "summary": _summary(facts),
+        "advice": advise(facts),
         "main": main,
         "multi_label": multi_label,
         "headline": _headline(evaluation, main),

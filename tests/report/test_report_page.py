@@ -95,7 +95,16 @@ def test_structure(made):
     assert len(found.ids) == len(set(found.ids))
     links = {item[1:] for item in found.resources if item.startswith("#")}
     assert links <= set(found.ids)
-    sections = {"figures", "data", "training", "classes", "mistakes", "export", "provenance"}
+    sections = {
+        "figures",
+        "advice",
+        "data",
+        "training",
+        "classes",
+        "mistakes",
+        "export",
+        "provenance",
+    }
     own = {"classification": {"confusion", "calibration"}, "detection": {"precision-recall"}}
     assert sections | own[task] == {name for name in found.ids if f'<section id="{name}"' in text}
     assert found.levels[0] == 1 and found.levels.count(1) == 1
