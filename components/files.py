@@ -168,7 +168,7 @@ def sync(path: Path, deep: bool = True) -> None:
 
 
 def _sync(path: str | Path) -> None:
-    if os.name != "posix" and os.path.isdir(path):
+    if os.name != "posix" and Path(path).is_dir():
         return  # there a folder cannot be opened
     number = os.open(path, os.O_RDONLY)
     try:

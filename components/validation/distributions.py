@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ from markupsafe import Markup
 from components.contract.findings import shown
 from components.contract.reading import Reading
 from components.contract.tables import SPLITS
+from components.validation.object_columns import ObjectColumns
 from components.validation.page_charts import Chart, histogram_chart, share_bars, size_chart
 from components.validation.pixel_pass import ImageFacts
 
@@ -45,7 +45,7 @@ class Pair:
 
 
 def class_rows(
-    reading: Reading, images_per_class: Mapping[str, int]
+    reading: Reading, images_per_class: Mapping[str, int], columns: ObjectColumns
 ) -> tuple[list[str], list[ClassRow], int]:
     """Classes with their shares of each split.
 
@@ -55,39 +55,27 @@ def class_rows(
         Names of the splits in the order of the bars; the rows by id; how many classes there are
         beyond them.
     """
-    counts: dict[str | None, Counter[str]] = {
-        split: Counter() for split in sorted({image.split for image in reading.images}, key=_order)
-    }
-    for item in reading.objects:
-        counts[reading.images[item.image].split][item.label] += 1
-    total = Counter[str]()
-    for part in counts.values():
-        total.update(part)
+    found = sorted({image.split for image in reading.images}, key=_order)
+    counts = columns.labels_per_split(found)
+    total = counts.sum(axis=0).tolist()
     ids = range(len(reading.classes))
     if len(ids) > _MOST_CLASSES:
-        by_number = sorted(ids, key=lambda place: -total[reading.classes[place]])
+        by_number = sorted(ids, key=lambda place: -total[place])
         ids_shown = sorted(by_number[: _MOST_CLASSES - _RAREST] + by_number[-_RAREST:])
     else:
         ids_shown = list(ids)
-    sums = {split: max(part.total(), 1) for split, part in counts.items()}
-    most = max(
-        (
-            part[reading.classes[i]] / sums[split]
-            for split, part in counts.items()
-            for i in ids_shown
-        ),
-        default=1.0,
-    )
-    splits = [split or "no split" for split in counts]
+    shares_of = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # [S, C]
+    most = float(shares_of[:, ids_shown].max(initial=0.0)) if shares_of.size else 1.0
+    splits = [split or "no split" for split in found]
     rows = []
     for place in ids_shown:
         name = reading.classes[place]
-        shares = [part[name] / sums[split] for split, part in counts.items()]
+        shares = shares_of[:, place].tolist()
         words = ", ".join(
             f"{split} {share:.1%}" for split, share in zip(splits, shares, strict=True)
         )
         bars = share_bars(shares, most, words)
-        rows.append(ClassRow(place, shown(name), images_per_class.get(name, 0), total[name], bars))
+        rows.append(ClassRow(place, shown(name), images_per_class.get(name, 0), total[place], bars))
     return splits, rows, len(reading.classes) - len(rows)
 
 
@@ -95,7 +83,7 @@ def _order(split: str | None) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
-def data_charts(reading: Reading, facts: list[ImageFacts]) -> list[Chart]:
+def data_charts(reading: Reading, facts: list[ImageFacts], columns: ObjectColumns) -> list[Chart]:
     """Sizes and brightness of the images that can be read; number and size of their boxes."""
     usable = [fact for fact in facts if not fact.fault]
     charts = []
@@ -111,26 +99,24 @@ def data_charts(reading: Reading, facts: list[ImageFacts]) -> list[Chart]:
         edges = [str(16 * place) for place in range(17)]
         charts.append(histogram_chart("Images by mean brightness", "of 255", edges, counts))
     if reading.task == "detection" and reading.images:
-        charts += _box_charts(reading, facts)
+        charts += _box_charts(facts, columns)
     return charts
 
 
-def _box_charts(reading: Reading, facts: list[ImageFacts]) -> list[Chart]:
-    numbers = Counter(item.image for item in reading.objects if item.box is not None)
-    boxes_of = np.array([numbers[place] for place in range(len(reading.images))])
+def _box_charts(facts: list[ImageFacts], columns: ObjectColumns) -> list[Chart]:
+    rows, boxes = columns.boxes
+    images = columns.image[rows]
+    boxes_of = np.bincount(images, minlength=len(facts))
     step = max(1, -(-int(boxes_of.max() + 1) // _MOST_BOXES))
     bins = int(boxes_of.max()) // step + 1
     counts = np.bincount(boxes_of // step, minlength=bins)
     edges = [str(place * step) for place in range(bins + 1)]
     charts = [histogram_chart("Images by their number of boxes", "boxes", edges, counts)]
-    rows = [
-        (item.box[2], item.box[3], facts[item.image].width, facts[item.image].height)
-        for item in reading.objects
-        if item.box is not None and not facts[item.image].fault
-    ]
-    if not rows:
+    # The size of an image with a fault is 0, and its boxes are none of those counted.
+    sizes = np.array([(fact.width, fact.height) for fact in facts], dtype=np.float64)
+    sides = np.concatenate([boxes[:, 2:], sizes[images]], axis=1)
+    if sides[:, 2].max(initial=0.0) == 0:
         return charts
-    sides = np.array(rows, dtype=np.float64)
     sides = sides[np.isfinite(sides).all(axis=1) & (sides > 0).all(axis=1)]
     lengths = np.sqrt(sides[:, 0]) * np.sqrt(sides[:, 1])  # in this order it cannot overflow
     shares = lengths / np.sqrt(sides[:, 2] * sides[:, 3])

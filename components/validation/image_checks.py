@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 from components.contract.findings import Finding, finding
 from components.contract.pixels import EXTENSIONS
@@ -25,7 +25,7 @@ def check_files(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
             check, message, value, allowed = fact.fault
             yield finding(check, fact.path, message, value, allowed, image=fact.path)
             continue
-        expected = EXTENSIONS.get(PurePosixPath(fact.path).suffix.lower())
+        expected = EXTENSIONS.get(splitext(fact.path)[1].lower())
         if expected != fact.format:
             yield finding(
                 "content-differs-from-extension",

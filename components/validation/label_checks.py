@@ -9,7 +9,7 @@ import numpy as np
 
 from components.contract.findings import Finding, finding
 from components.contract.reading import Reading
-from components.validation.object_columns import ObjectColumns
+from components.validation.object_columns import ObjectColumns, distinct
 
 _IMBALANCE = 20.0  # labels of the most frequent class over those of the rarest
 
@@ -18,7 +18,7 @@ def check_labels(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
     """Images with too many labels, or none, for classification."""
     if reading.task != "classification":
         return
-    names = np.unique(columns.image * len(reading.classes) + columns.label)
+    names = distinct(columns.image * len(reading.classes) + columns.label)
     num_labels = columns.objects_per_image
     num_names = np.bincount(names // max(len(reading.classes), 1), minlength=len(reading.images))
     odd = num_names < num_labels

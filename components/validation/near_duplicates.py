@@ -47,7 +47,7 @@ def _check_members(
     hashes = np.array([int(facts[index].phash, 16) for index in members], dtype=np.uint64)
     splits = [reading.images[index].split for index in members]
     names = sorted(set(splits), key=str)
-    split = np.array([names.index(name) for name in splits])
+    split = np.array(list(map(names.index, splits)))
     distinct, inverse = np.unique(hashes, return_inverse=True)
     none = len(members)
     # The first member with each hash, and with each hash that is close, in each split.
@@ -57,15 +57,18 @@ def _check_members(
     for block in close_blocks(distinct, bits):
         np.minimum.at(nearest, block[:, 0], first[block[:, 1]])
         np.minimum.at(nearest, block[:, 1], first[block[:, 0]])
-    for place, index in enumerate(members):
-        candidates = nearest[inverse[place]]
-        same = int(candidates[split[place]])
-        across = int(np.delete(candidates, split[place]).min(initial=none))
-        other = members[across] if across < place else None
+    places = np.arange(none)
+    candidates = nearest[inverse]
+    same = candidates[places, split]
+    candidates[places, split] = none
+    across = candidates.min(axis=1)
+    for place in np.flatnonzero(np.minimum(same, across) < places).tolist():
+        index = members[place]
+        other = members[across[place]] if across[place] < place else None
         if other is not None and facts[other].sha256 != facts[index].sha256:
             check, partner = "near-duplicate-across-splits", other
-        elif same < place:
-            check, partner = "near-duplicate", members[same]
+        elif same[place] < place:
+            check, partner = "near-duplicate", members[same[place]]
         else:
             continue
         one, two = reading.images[partner], reading.images[index]

@@ -75,7 +75,9 @@ def render(
         lstrip_blocks=True,
     )
     reading, summary = result.reading, result.summary()
-    splits, classes, classes_left_out = class_rows(reading, summary["images_per_class"])
+    splits, classes, classes_left_out = class_rows(
+        reading, summary["images_per_class"], result.columns
+    )
     groups = _groups(result)
     quarantined = result.quarantine
     drift = profile is not None and reference is not None
@@ -90,7 +92,7 @@ def render(
         splits=splits,
         classes=classes,
         classes_left_out=classes_left_out,
-        charts=data_charts(reading, result.facts),
+        charts=data_charts(reading, result.facts, result.columns),
         num_errors=result.num_errors,
         num_warnings=result.num_warnings,
         groups=[group for group in groups if CHECKS[group.check].family != "drift"],
@@ -112,7 +114,7 @@ def _groups(result: Result) -> list[Group]:
             unlisted[group] += int(rest[1].replace(",", ""))
         else:
             found.setdefault(group, []).append(item)
-    examples = Examples(result.reading, result.findings)
+    examples = Examples(result.reading, result.findings, result.columns)
     chosen = {group: examples.choose(group[1], rows, _PICTURES) for group, rows in found.items()}
     thumbnails = Thumbnails(result.reading.root, _PICTURE_BYTES, _PICTURE_PIXELS)
     drawn = pictures(chosen, examples, thumbnails)

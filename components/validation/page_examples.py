@@ -8,9 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from components.contract.catalogue import CHECKS
 from components.contract.findings import Finding, shown
 from components.contract.reading import Box, RawObject, Reading
+from components.validation.object_columns import ObjectColumns
 from components.validation.thumbnails import MOST_BOXES, Thumbnails
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
@@ -56,22 +59,20 @@ class Examples:
     Args:
         reading: what the reader found.
         findings: all of them.
+        columns: of the objects of `reading`.
     """
 
-    def __init__(self, reading: Reading, findings: Sequence[Finding]):
+    def __init__(self, reading: Reading, findings: Sequence[Finding], columns: ObjectColumns):
         self._reading = reading
         self._index = {image.path: index for index, image in enumerate(reading.images)}
         wanted = {item.where for item in findings}
         self._rows: dict[str, list[RawObject]] = defaultdict(list)
-        self._boxes: dict[int, list[Box]] = defaultdict(list)
-        self._labels: dict[int, set[str]] = defaultdict(set)
         for item in reading.objects:
             if item.where in wanted:
                 self._rows[item.where].append(item)
-            if item.box is not None:
-                self._boxes[item.image].append(item.box)
-            else:
-                self._labels[item.image].add(item.label)
+        # The objects of an image stand together: those of few images are ever looked at.
+        self._order = np.argsort(columns.image, kind="stable")
+        self._ends = np.concatenate([[0], np.cumsum(columns.objects_per_image)])
 
     def choose(self, check: str, findings: Sequence[Finding], limit: int) -> list[list[Finding]]:
         """The images that break a check worst: for each of them its findings of that check, the
@@ -111,9 +112,9 @@ class Examples:
         path = self.path_of(rows[0])
         index = self._index.get(path)
         marked = [box for row in rows[:MOST_BOXES] for box in self._marked(row, index)]
-        boxes = [] if index is None else self._boxes.get(index, [])
+        boxes = self._boxes(path)
         detail = rows[0].value or rows[0].message
-        labels = sorted(self._labels.get(index, ())) if index is not None else []
+        labels = sorted({item.label for item in self._objects(path) if item.box is None})
         if labels:
             detail = f"{shown(', '.join(labels[:4]))}: {detail}"
         if len(rows) > 1:
@@ -121,8 +122,19 @@ class Examples:
         other = self._other(rows[0], path)
         beside = None
         if other:
-            beside = shown(other), thumbnails.draw(other, self._boxes.get(self._index[other], []))
+            beside = shown(other), thumbnails.draw(other, self._boxes(other))
         return Example(shown(path), detail, thumbnails.draw(path, boxes, marked), beside)
+
+    def _objects(self, path: str) -> list[RawObject]:
+        """The objects of an image; none if there is no such image."""
+        index = self._index.get(path)
+        if index is None:
+            return []
+        rows = self._order[self._ends[index] : self._ends[index + 1]]
+        return [self._reading.objects[row] for row in rows]
+
+    def _boxes(self, path: str) -> list[Box]:
+        return [item.box for item in self._objects(path) if item.box is not None]
 
     def _marked(self, row: Finding, index: int | None) -> list[Box]:
         found = self._rows.get(row.where, [])

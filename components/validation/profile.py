@@ -17,7 +17,7 @@ from components.contract.reading import Reading
 from components.contract.tables import Task
 from components.errors import DataError
 from components.files import read_json
-from components.validation.object_columns import ObjectColumns
+from components.validation.object_columns import ObjectColumns, distinct
 from components.validation.pixel_pass import ImageFacts
 
 VERSION = 1
@@ -73,7 +73,7 @@ def profile(
         "multi_label": reading.multi_label,
         "num_images": len(kept),
         "num_objects": int(counted.sum()),
-        "num_without_objects": len(kept) - len(np.unique(columns.image[counted])),
+        "num_without_objects": len(kept) - len(distinct(columns.image[counted])),
         "classes": list(reading.classes),
         "columns": _columns(reading),
     }

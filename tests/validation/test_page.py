@@ -16,6 +16,7 @@ from PIL import Image
 from components.contract.findings import Finding, finding, shown
 from components.contract.reading import RawImage, RawObject, Reading
 from components.validation.distributions import class_rows, paired
+from components.validation.object_columns import ObjectColumns
 from components.validation.page import render
 from components.validation.page_examples import Examples
 from components.validation.pixel_pass import ImageFacts
@@ -155,11 +156,11 @@ def test_the_worst_come_first_and_an_image_once():
         for n, size in sizes.items()
     ]
     rows.append(finding("tiny-box", "row 99", "small", (0.0, 0.0, 2.0, 2.0), image="49.jpg"))
-    chosen = Examples(reading, rows).choose("tiny-box", rows, 6)
+    chosen = Examples(reading, rows, ObjectColumns(reading)).choose("tiny-box", rows, 6)
     assert [images[0].image for images in chosen] == [f"{n}.jpg" for n in (49, 48, 47, 46, 45, 44)]
     assert len(chosen[0]) == 2
     rows = [finding("exif-orientation", f"{n}.jpg", "turned", 6) for n in range(50)]
-    chosen = Examples(reading, rows).choose("exif-orientation", rows, 5)
+    chosen = Examples(reading, rows, ObjectColumns(reading)).choose("exif-orientation", rows, 5)
     assert [images[0].where for images in chosen] == [f"{n}.jpg" for n in (0, 10, 20, 30, 40)]
 
 
@@ -263,7 +264,7 @@ def test_of_many_classes_the_most_frequent_and_the_rarest_are_shown():
     reading.objects = [
         RawObject(n % 2, f"c{n}", None, None, False, "") for n in range(200) for _ in range(n)
     ]
-    splits, rows, left_out = class_rows(reading, {})
+    splits, rows, left_out = class_rows(reading, {}, ObjectColumns(reading))
     assert splits == ["train", "val"]
     assert [row.id for row in rows] == [*range(20), *range(160, 200)] and left_out == 140
     assert 'aria-label="train 0.0%, val 2.0%"' in rows[-1].bars
