@@ -220,7 +220,7 @@ class _FileReader:
     ) -> None:
         place = f"images[{index}]"
         name = row.get("file_name") if isinstance(row, dict) else None
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name.strip():
             self._error("image-row-broken", place, "must be an object with a file_name", row)
             return
         path, fault = self._find(name)

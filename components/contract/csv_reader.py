@@ -30,6 +30,7 @@ from components.contract.findings import Finding, finding
 from components.contract.image_lookup import ImageLookup
 from components.contract.reading import Reading
 from components.contract.tables import Task
+from components.contract.unlisted import unlisted_images
 from components.errors import DataError
 
 __all__ = ["find_files", "holds_boxes", "read_csv"]
@@ -83,6 +84,10 @@ def read_csv(
     reading.findings += faults
     if task == "detection":
         reading.findings += _unit_faults(reading, tables[0].name)
+    if named:
+        # What a row with a fault names is named all the same.
+        mentioned = {item.image for item in reading.findings}
+        reading.findings += unlisted_images(root, named.keys() | mentioned)
     reading.sort()
     return reading
 

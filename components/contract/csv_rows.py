@@ -222,6 +222,9 @@ class CsvRows:
 
     def _new_image(self, where: str, name: str, row: list[str]) -> int | None:
         columns, images = self.columns, self.reading.images
+        if not name.strip():
+            self._fault("image-row-broken", where, "the row names no file")
+            return None
         split, fault = self._split(row)
         folders = self._folders(split)
         try:

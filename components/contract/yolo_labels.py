@@ -98,18 +98,17 @@ def _parse(tokens: list[str], count: int, num_extra: int, faults: FileFindings) 
     place = f"line {count}"
     numbers = [value for value in map(number, tokens[1:]) if value is not None]
     is_box = len(tokens) == 5 + num_extra
-    if (
-        not _WHOLE.fullmatch(tokens[0])
-        or len(numbers) != len(tokens) - 1
-        or not (is_box or (not num_extra and len(tokens) >= 7 and len(tokens) % 2))
-    ):
+    has_class = _WHOLE.fullmatch(tokens[0])
+    is_polygon = not num_extra and len(tokens) >= 7 and len(tokens) % 2
+    if not has_class or len(numbers) != len(tokens) - 1 or not (is_box or is_polygon):
+        message = "must be a class index and four fractions, or a polygon of at least three points"
+        extra = f" and {num_extra} numbers of keypoints" if num_extra else ""
         faults.add(
-            "annotation-broken",
+            "box-broken" if has_class else "annotation-broken",
             place,
-            "must be a class index and four fractions, or a polygon of at least three points",
+            message,
             " ".join(tokens[:8]),
-            f"class cx cy w h{f' and {num_extra} numbers of keypoints' if num_extra else ''}, "
-            "or class x1 y1 x2 y2 x3 y3 …",
+            f"class cx cy w h{extra}, or class x1 y1 x2 y2 x3 y3 …",
         )
         return None
     if is_box:

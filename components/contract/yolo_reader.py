@@ -6,14 +6,12 @@
     images/1.jpg                labels/1.txt            and perhaps train.txt, val.txt: lists
 
 The label file of an image has the image's path with the last folder `images` replaced by `labels`;
-where there is no such folder it stands beside the image. An image without one, or with an empty
-one, is background. Names come from `data.yaml`, or one a line from `classes.txt` in the root or in
-`labels/`, or from the parameters.
+where there is no such folder it stands beside the image. An image with an empty one is background,
+and so is one without, which is reported. Names come from `data.yaml`, or one a line from
+`classes.txt` in the root or in `labels/`, or from the parameters.
 
-All paths of a `data.yaml` are looked up inside the data root. A `path` that leads out of it, or to
-no folder in it, is left aside with a warning. A leading `../` of `train`, `val` and `test`, which
-Roboflow writes, is dropped; if there is no such folder then, and for absolute paths, the finding is
-`path-escape`.
+All paths of a `data.yaml` must lead into the data root; `yolo_paths` says which of those that look
+otherwise do, and the rest is `path-escape`.
 
 How lines become boxes: see `yolo_labels`. Files of any content end in findings.
 """
@@ -33,6 +31,7 @@ from components.contract.paths import PathEscape, check_relative, resolve_inside
 from components.contract.pixels import EXTENSIONS, ImageError, read_bytes, read_size
 from components.contract.reading import SPLIT_NAMES, RawImage, RawObject, Reading
 from components.contract.yolo_labels import parse_labels
+from components.contract.yolo_paths import base_folder, entry_places
 from components.contract.yolo_yaml import read_yaml
 from components.errors import DataError
 
@@ -206,23 +205,18 @@ class _Reader:
             raise DataError("path must be text: a folder inside the data")
         if path in ("", ".", "./", "~", "null"):
             return ""
+        allowed = "a folder inside the data, the data itself, or no path at all"
         try:
-            inside = resolve_inside(self.root, path)
-            if inside.is_dir():
-                return inside.relative_to(self.root).as_posix()
-            reason = "there is no such folder in the data"
+            base = base_folder(self.root, path)
         except PathEscape as fault:
-            reason = str(fault)
-        except OSError as fault:
-            reason = fault.strerror or "the path cannot be followed"
-        faults.add(
-            "folder-ignored",
-            "path",
-            f"{reason}; train, val and test are looked up in the data root instead",
-            path,
-            "a folder inside the data, or no path at all",
-        )
-        return ""
+            faults.add("path-escape", "path", str(fault), path, allowed)
+            return ""
+        except OSError:  # a name that is too long
+            base = None
+        if base is None:
+            message = "there is no such folder in the data; train, val and test are looked up in it"
+            faults.add("folder-ignored", "path", message, path, allowed)
+        return base or ""
 
     def settle_names(self, config: _Config, classes: Sequence[str] | None) -> None:
         """Fix the class list, and the name of each class index."""
@@ -263,20 +257,32 @@ class _Reader:
             return _layout(self.folders)
         parts = []
         faults = FileFindings(config.name)
+        paths = [
+            path
+            for _, _, value in entries
+            for path in (value if isinstance(value, list) else [value])[:_MAX_ENTRIES]
+            if isinstance(path, str)
+        ]
         for key, split, value in entries:
             given = value if isinstance(value, list) else [value]
             if len(given) > _MAX_ENTRIES:
                 allowed = f"at most {_MAX_ENTRIES}"
                 faults.add("annotations-unreadable", key, "too many entries", len(given), allowed)
             for entry in given[:_MAX_ENTRIES]:
-                part = self._part(config.base, key, split, entry, faults)
+                part = self._part(config.base, key, split, entry, paths, faults)
                 if part is not None:
                     parts.append(part)
         self.reading.findings += faults.all()
         return parts
 
     def _part(
-        self, base: str, key: str, split: str, entry: Any, faults: FileFindings
+        self,
+        base: str,
+        key: str,
+        split: str,
+        entry: Any,
+        entries: list[str],
+        faults: FileFindings,
     ) -> _Part | None:
         allowed = "a folder, a list file, or a list of them, inside the data"
         if not isinstance(entry, str):
@@ -284,20 +290,14 @@ class _Reader:
                 "annotations-unreadable", key, "must be text, or a list of it", entry, allowed
             )
             return None
-        path = entry.strip().removeprefix("./")
-        climbs = path.startswith("../")
-        while path.startswith("../"):
-            path = path[3:]
         try:
-            for place in dict.fromkeys((join(base, path or "."), path or ".")):
+            for place in entry_places(self.root, base, entry, entries):
                 found = resolve_inside(self.root, place)
                 if found.is_dir():
                     folder = found.relative_to(self.root).as_posix()
                     return _Part(split, f"{faults.name}: {key}", "" if folder == "." else folder)
                 if found.is_file():
                     return _Part(split, f"{faults.name}: {key}", list_file=place)
-            if climbs:
-                raise PathEscape(f"the path climbs out of the data, which holds no {path}")
         except PathEscape as fault:
             faults.add("path-escape", key, str(fault), entry, allowed)
             return None
@@ -315,7 +315,7 @@ class _Reader:
             for place in self.folders.walk(labels):
                 images = join(part.folder, place[len(labels) :].lstrip("/"))
                 self.label_folders.setdefault(place, images.rstrip("/"))
-        num_images = num_labels = 0
+        num_images, unlabelled = 0, []
         faults = FileFindings(part.list_file or part.where, limit=_MAX_LIST_FAULTS)
         for path, place in self._images(part, faults):
             if path in self.named:
@@ -326,17 +326,20 @@ class _Reader:
                 where = f"{faults.name}: {place}" if part.list_file else path
                 self.named[path] = where
                 num_images += 1
-                num_labels += self._read_image(path, part.split, where, config)
+                if not self._read_image(path, part.split, where, config):
+                    unlabelled.append(path)
         faults.image = ""
         self.reading.findings += faults.all()
-        if num_images and not num_labels:
+        if unlabelled:
+            more = "" if len(unlabelled) < num_images else "none of the images has a label file; "
             self.reading.findings.append(
                 finding(
                     "image-without-label",
                     part.where,
-                    "none of these images has a label file; all count as background",
-                    num_images,
-                    "label files in the folder labels",
+                    f"{more}images without a label file count as background, such as "
+                    f"{min(unlabelled)}",
+                    len(unlabelled),
+                    "a label file each, empty for an image without objects",
                 )
             )
 

@@ -22,8 +22,9 @@ def touch(root: Path, *names: str) -> None:
 
 
 def read(root: Path, text: str | bytes, task="classification", classes=None, multi_label=False):
-    touch(root, "a.jpg", "b.jpg", "images/c.jpg")
     raw = text.encode() if isinstance(text, str) else text
+    images = ("a.jpg", "b.jpg", "images/c.jpg")
+    touch(root, *(name for name in images if Path(name).name.encode() in raw))
     (root / "labels.csv").write_bytes(raw)
     return read_csv(root, task, classes, multi_label)
 
@@ -34,6 +35,15 @@ def labels(reading: Reading) -> list[tuple[str, str]]:
 
 def checks(reading: Reading) -> list[str]:
     return [finding.check for finding in reading.findings]
+
+
+def test_images_that_no_row_names_are_reported(tmp_path):
+    touch(tmp_path, "more/d.jpg", "more/e.jpg", "f.png", "notes.txt", ".g.jpg")
+    reading = read(tmp_path, "path,label\na.jpg,cat\nb.jpg\n")  # b.jpg is named, if badly
+    assert [(item.check, item.where, item.value) for item in reading.findings[1:]] == [
+        ("image-without-label", ".", "1"),
+        ("image-without-label", "more", "2"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -200,11 +210,11 @@ def test_splits_in_several_files(tmp_path):
         ("classification", 'path,label\na.jpg,"b', "label-row-broken", "", "not a row"),
         ("classification", "path,label\na.jpg," + "b" * 200_000, "label-row-broken", "", "limit"),
         ("classification", "path,label\na.jpg, cat\n", "class-name", "a.jpg", "spaces"),
-        ("classification", "path,label\nz.jpg,cat\n", "file-missing", "z.jpg", "images/"),
+        ("classification", "path,label\nz.jpg,cat\n", "file-missing", "z.jpg", "a file in"),
         ("classification", "path,label\nimages,cat\n", "file-missing", "images", "no such image"),
         ("classification", "path,label\n/etc/x,cat\n", "path-escape", "/etc/x", "absolute"),
         ("classification", "path,label\n../a.jpg,cat\n", "path-escape", "../a.jpg", ".."),
-        ("classification", "path,label\n,cat\n", "path-escape", "", "empty"),
+        ("classification", "path,label\n,cat\n", "image-row-broken", "", "no file"),
         (
             "classification",
             "path,label\na.jpg,c\n./a.jpg,c\n",
@@ -309,7 +319,7 @@ def test_links_do_not_lead_out(tmp_path):
     (root / "inside").symlink_to("real")
     text = "path,label\nout.jpg,a\nfolder/1.jpg,a\ncircle/1.jpg,a\ninside/2.jpg,a\n"
     reading = read(root, text)
-    assert checks(reading) == ["path-escape"] * 3
+    assert checks(reading) == ["path-escape"] * 3 + ["image-without-label"]  # real/2.jpg
     assert [image.path for image in reading.images] == ["inside/2.jpg"]
 
 
