@@ -245,7 +245,7 @@ def shares(raw: RawSet, sample: Sample, rng: Rng) -> None:
     for other in raw.samples:
         if other.split == "val":
             for place, thing in enumerate(other.things):
-                if thing.label == CLASSES[0] and (place == 0 or rng.random() < 0.6):
+                if thing.label == CLASSES[0] and (place == 0 or rng.random() < 0.8):
                     thing.label = CLASSES[1]
             if len({thing.label for thing in other.things}) < len(other.things):
                 other.things = other.things[:1] if raw.multi_label else other.things
@@ -312,9 +312,11 @@ def fractions(raw: RawSet, sample: Sample, rng: Rng) -> None:
 
 def many(raw: RawSet, sample: Sample, rng: Rng) -> None:
     """324 boxes."""
-    label = sample.things[0].label
     places = [(x * 4, y * 4) for x in range(18) for y in range(18)]
-    sample.things = [Thing(label, [x, y, 3.5, 3.5]) for x, y in places]
+    sample.things = [
+        Thing(CLASSES[number % len(CLASSES)], [x, y, 3.5, 3.5])
+        for number, (x, y) in enumerate(places)
+    ]
 
 
 # ---- the rest
@@ -391,12 +393,12 @@ def class_renamed(raw: RawSet, sample: Sample, rng: Rng) -> None:
 
 
 def mostly_one_class(raw: RawSet, sample: Sample, rng: Rng) -> None:
-    """Two of three labels are of one class."""
+    """Most labels are of one class."""
     common = str(rng.choice(CLASSES))
     for number, other in enumerate(raw.samples):
         other.things = other.things[:1] if raw.multi_label else other.things
         for item in other.things:
-            item.label = common if number % 6 > 1 else item.label
+            item.label = common if number % 5 > 1 else item.label
 
 
 def half_empty(raw: RawSet, sample: Sample, rng: Rng) -> None:

@@ -104,6 +104,22 @@ def other_row(content: dict[str, Any], sample: Sample) -> dict[str, Any]:
     return next(item for item in content["images"] if item["file_name"] != sample.name)
 
 
+def same_image_id(content: dict[str, Any], sample: Sample) -> None:
+    """The sample and another image of the same file, and what is on them, have one id."""
+    mine, other = row(content, sample)["id"], other_row(content, sample)["id"]
+    row(content, sample)["id"] = other
+    for item in content["annotations"]:
+        item["image_id"] = other if item["image_id"] == mine else item["image_id"]
+
+
+def same_annotation_id(content: dict[str, Any], sample: Sample) -> None:
+    """The sample's annotation, which is the last, has the id of another."""
+    mine = its_annotation(content, sample)
+    others = [item for item in content["annotations"] if item is not mine]
+    mine["id"] = others[0]["id"]
+    content["annotations"] = [*others, mine]
+
+
 def split_untold(root: Path, raw: RawSet, sample: Sample, format: str) -> None:
     """Gives a JSON file a name that tells no split."""
     json_of(root, raw, sample).rename(root / "annotations" / "instances_extra.json")

@@ -93,7 +93,7 @@ def clean_set(format: str, seed: int, counts: dict[str, int] | None = None) -> R
     raw: RawSet = pickle.loads(_made(task_of(format), seed, key))
     if format == "csv-multi":
         raw.multi_label = True
-        for sample in raw.samples[1::3]:
+        for sample in raw.samples[1::4]:
             place = CLASSES.index(sample.things[0].label)
             sample.things.append(Thing(CLASSES[(place + 1) % len(CLASSES)]))
     return raw

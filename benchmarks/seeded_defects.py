@@ -41,7 +41,7 @@ from components.validation.run import Result, validate_reading
 from components.validation.settings import ValidateSettings
 
 _MARKS = ("<!-- seeded defects: begin -->", "<!-- seeded defects: end -->")
-_OTHER = 10_000  # added to a seed: a set of other images, to measure drift from
+_OTHER = 10_000  # seeds from here on make the sets that drift is measured from
 _CLEAN = 3  # clean sets for each time that a fault is put into one
 
 Job = tuple[int | None, str, int]  # place in `DEFECTS` or None for a clean set, format, seed
@@ -80,7 +80,7 @@ def try_once(number: int | None, format: str, seed: int) -> Outcome:
     sample = raw.samples[int(rng.integers(len(raw.samples)))]
     if defect.change:
         defect.change(raw, sample, rng)
-    reference = accepted(format, seed + _OTHER) if defect.drift else None
+    reference = _accepted(format, _OTHER + seed % 4, defect.counts) if defect.drift else None
     with tempfile.TemporaryDirectory() as folder:
         root = write_set(raw, Path(folder) / "raw", format)
         if defect.damage:
@@ -109,11 +109,16 @@ def _validated(
     return validate_reading(reading, settings, reference=reference)
 
 
+def _accepted(format: str, seed: int, counts: dict[str, int] | None) -> dict[str, Any]:
+    return accepted(format, seed, None if counts is None else tuple(counts.items()))
+
+
 @functools.lru_cache(maxsize=64)
-def accepted(format: str, seed: int) -> dict[str, Any]:
-    """The profile of a clean set."""
+def accepted(format: str, seed: int, counts: tuple[tuple[str, int], ...] | None) -> dict[str, Any]:
+    """The profile of a clean set, by the arguments of `clean_set`."""
+    raw = clean_set(format, seed, dict(counts) if counts else None)
     with tempfile.TemporaryDirectory() as folder:
-        root = write_set(clean_set(format, seed), Path(folder) / "raw", format)
+        root = write_set(raw, Path(folder) / "raw", format)
         result = _validated(root, format, Defect("", "", ()))
     return profile(result.reading, result.facts)
 

@@ -94,10 +94,12 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
     named: dict[str, str] = {}  # path of an image: where it was named first
     columns = ImageColumns({*_READ, *_COCO_ONLY})
     first: tuple[str, dict[int, str]] | None = None
+    all_read = True
     for file in files:
         reader = _FileReader(root, file, named, columns)
         if reader.content is None:
             reading.findings += reader.findings
+            all_read = False
             continue
         categories = reader.categories()
         if first is None:
@@ -129,8 +131,10 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
             )
         reader.read_rows(reading, categories)
         reading.findings += reader.findings
-    if named:
-        reading.findings += unlisted_images(root, named)
+    if named and all_read:
+        # What a row with a fault names is named all the same.
+        mentioned = {item.image for item in reading.findings}
+        reading.findings += unlisted_images(root, named.keys() | mentioned)
     reading.sort()
     return reading
 
@@ -222,6 +226,9 @@ class _FileReader:
         name = row.get("file_name") if isinstance(row, dict) else None
         if not isinstance(name, str) or not name.strip():
             self._error("image-row-broken", place, "must be an object with a file_name", row)
+            number = _integer(row.get("id")) if isinstance(row, dict) else None
+            if number is not None and number not in positions:
+                positions[number], self.paths[number] = None, ""
             return
         path, fault = self._find(name)
         image = path or name

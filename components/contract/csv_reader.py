@@ -72,19 +72,23 @@ def read_csv(
     found = _class_columns(tables, classes)
     named: dict[str, int] = {}  # path of an image: its position
     labels = Labels(classes, found)
+    all_read = True
     for table in tables:
         if table.split:
             reading.splits.add(table.split)
         if table.ok and table.check_columns(found, classes):
             table.read_rows(named, labels)
+        else:
+            all_read = False
         reading.findings += table.all_findings()
     _add_columns(reading, tables)
     names = list(labels.found) if found else sorted(labels.found)
     reading.classes, faults = settle(names, classes, tables[0].name)
-    reading.findings += faults
+    if names or all_read:  # else nothing is known of the classes
+        reading.findings += faults
     if task == "detection":
         reading.findings += _unit_faults(reading, tables[0].name)
-    if named:
+    if named and all_read:
         # What a row with a fault names is named all the same.
         mentioned = {item.image for item in reading.findings}
         reading.findings += unlisted_images(root, named.keys() | mentioned)

@@ -23,14 +23,13 @@ _LITTER = {"thumbs.db", "desktop.ini"}
 def split_folders(root: Path) -> dict[str, str]:
     """Folders of `root` that are splits, if it has a split level: `{folder name: split}`.
 
-    It has one if there is a `train` folder that itself holds folders; otherwise `train` and `test`
-    would be classes.
+    It has one if there is a `train` folder that itself holds folders, or if all folders are named
+    like splits and one holds folders; otherwise `train` and `test` are classes.
     """
-    found = {
-        name: SPLIT_NAMES[name.lower()] for name in _folders(root) if name.lower() in SPLIT_NAMES
-    }
+    folders = _folders(root)
+    found = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
     has_level = any(
-        split == "train" and next(iter(_folders(root / name)), None)
+        (split == "train" or len(found) == len(folders)) and _folders(root / name)
         for name, split in found.items()
     )
     return found if has_level else {}

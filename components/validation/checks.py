@@ -90,11 +90,13 @@ def check_whole(reading: Reading, settings: ValidateSettings, ledger: Ledger) ->
         if not stops:
             where = reading.root.name
             ledger.add(finding("no-images", where, "there is no usable image", 0, "at least one"))
+        return
     checks: dict[str, Callable[[], Found]] = {
-        "classes": lambda: label_checks.check_classes(reading, settings.min_images_per_class)
+        "classes": lambda: label_checks.check_classes(
+            reading, settings.min_images_per_class, ledger.faulty
+        ),
+        "splits": lambda: split_checks.check_splits(reading),
     }
-    if reading.images:
-        checks["splits"] = lambda: split_checks.check_splits(reading)
     _run(checks, ledger)
 
 
