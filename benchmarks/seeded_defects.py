@@ -4,50 +4,66 @@
     python -m benchmarks.seeded_defects --times 2 --only box-empty,odd-mode
     python -m benchmarks.seeded_defects --write docs/validation.md
 
-For each fault a clean set of 24 tiny images is made and written with the one fault in it, read and
-validated. It is found if a finding of its check (or of one that says the same in that format) is
-there, and names the image where the fault is one image's; an error that refuses the whole set
-counts only where the table says with which words. Clean sets must give no errors, and no
-file of any set may change.
+For each fault a clean set of 24 tiny images is written with the one fault in it, and validated. It
+is found if there is a finding of its check, which names the image where the fault is one image's.
+What is said besides, other than what the table says to follow from the fault, is a false alarm, as
+is all that is said of a clean set. Where formats hold the same data with the same fault, they must
+come to the same findings. No file of any set may change.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import sys
 import tempfile
+import time
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.defect_table import DEFECTS
-from benchmarks.defects import ALL, LABELS, Defect
+from benchmarks.defects import ALIKE, ALL, Defect, clean_set, form_of, task_of, write_set
 from components.contract.catalogue import CHECKS
 from components.contract.findings import Finding
 from components.contract.readers import read_dataset
 from components.errors import DataError
 from components.files import write_text
-from components.validation.run import validate_reading
+from components.validation.profile import profile
+from components.validation.run import Result, validate_reading
 from components.validation.settings import ValidateSettings
 
-from five_formats import make, write  # isort: skip  (benchmarks.defects has put it on the path)
-
 _MARKS = ("<!-- seeded defects: begin -->", "<!-- seeded defects: end -->")
+_OTHER = 10_000  # seeds from here on make the sets that drift is measured from
+_CLEAN = 3  # clean sets for each time that a fault is put into one
+
+Job = tuple[int | None, str, int]  # place in `DEFECTS` or None for a clean set, format, seed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one set: whether the fault was found, what else was said, whether the files changed."""
+    """Of one set.
+
+    Args:
+        found: whether the fault was found.
+        said: the checks that have findings, sorted.
+        beside: those of them that neither are the fault's nor follow from it.
+        changed: whether a file was changed.
+        seconds: of the processor, for reading and validating.
+    """
 
     found: bool
-    errors: tuple[str, ...]
-    warnings: tuple[str, ...]
+    said: tuple[str, ...]
+    beside: tuple[str, ...]
     changed: bool
+    seconds: float
 
 
 def try_once(number: int | None, format: str, seed: int) -> Outcome:
@@ -58,39 +74,59 @@ def try_once(number: int | None, format: str, seed: int) -> Outcome:
         format: one of `ALL`.
         seed: of the set and the place of the fault.
     """
-    defect = None if number is None else DEFECTS[number]
-    task = "classification" if format in LABELS else "detection"
-    form = format.removesuffix("-boxes")
+    defect = Defect("", "", (), drift=True) if number is None else DEFECTS[number]
     rng = np.random.default_rng([seed, number or 0])
-    raw = make(task, seed, defect.counts if defect else None)
+    raw = clean_set(format, seed, defect.counts)
     sample = raw.samples[int(rng.integers(len(raw.samples)))]
-    if defect and defect.change:
+    if defect.change:
         defect.change(raw, sample, rng)
+    reference = _accepted(format, _OTHER + seed % 4, defect.counts) if defect.drift else None
     with tempfile.TemporaryDirectory() as folder:
-        root = write(raw, Path(folder) / "raw", form)
-        if defect and defect.damage:
-            defect.damage(root, raw, sample, form)
+        root = write_set(raw, Path(folder) / "raw", format)
+        if defect.damage:
+            defect.damage(root, raw, sample, format)
         before = digest(root)
-        settings = ValidateSettings(num_workers=1, **(defect.settings if defect else {}))
+        start = time.process_time()
         try:
-            reading = read_dataset(root, form, task, defect.classes if defect else None)
-            findings = validate_reading(reading, settings).findings
+            findings = _validated(root, format, defect, reference).findings
+            said = tuple(sorted({item.check for item in findings}))
         except DataError as fault:
-            # Data of which nothing can be read is refused at once, for the reason expected.
-            whole = bool(defect and defect.refusal and defect.refusal in str(fault))
-            return Outcome(whole, (f"DataError: {fault}",), (), digest(root) != before)
+            findings, said = [], (f"DataError: {fault}",)
+        seconds = time.process_time() - start
         changed = digest(root) != before
-    found = bool(defect and any(_tells(item, defect, sample.name) for item in findings))
-    told = {severity: tuple(sorted({f.check for f in findings if f.severity == severity}))
-            for severity in ("error", "warning")}  # fmt: skip
-    return Outcome(found, told["error"], told["warning"], changed)
+    found = any(_tells(item, defect, sample.name) for item in findings)
+    beside = tuple(check for check in said if check not in (defect.check, *defect.follows))
+    return Outcome(found, said, beside, changed, seconds)
+
+
+def _validated(
+    root: Path, format: str, defect: Defect, reference: dict[str, Any] | None = None
+) -> Result:
+    reading = read_dataset(
+        root, form_of(format), task_of(format), defect.classes, format == "csv-multi"
+    )  # type: ignore[arg-type]
+    settings = ValidateSettings(num_workers=1, **defect.settings)
+    return validate_reading(reading, settings, reference=reference)
+
+
+def _accepted(format: str, seed: int, counts: dict[str, int] | None) -> dict[str, Any]:
+    return accepted(format, seed, None if counts is None else tuple(counts.items()))
+
+
+@functools.lru_cache(maxsize=64)
+def accepted(format: str, seed: int, counts: tuple[tuple[str, int], ...] | None) -> dict[str, Any]:
+    """The profile of a clean set, by the arguments of `clean_set`."""
+    raw = clean_set(format, seed, dict(counts) if counts else None)
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_set(raw, Path(folder) / "raw", format)
+        result = _validated(root, format, Defect("", "", ()))
+    return profile(result.reading, result.facts)
 
 
 def _tells(item: Finding, defect: Defect, name: str) -> bool:
-    if item.check not in (defect.check, *defect.also):
-        return False
     stem = name.rsplit(".", 1)[0]
-    return not defect.of_image or stem in f"{item.where} {item.message} {item.value} {item.image}"
+    said = f"{item.where} {item.message} {item.value} {item.image}"
+    return item.check == defect.check and (not defect.of_image or stem in said)
 
 
 def digest(root: Path) -> str:
@@ -105,68 +141,132 @@ def digest(root: Path) -> str:
     return total.hexdigest()
 
 
-def _call(job: tuple[int | None, str, int]) -> Outcome:
+def jobs(times: int, only: set[str] | None = None) -> list[Job]:
+    """All sets to try; those of one seed follow each other, since they share their images.
+
+    Args:
+        times: each fault in each format.
+        only: checks; None takes all.
+    """
+    numbers = [n for n, defect in enumerate(DEFECTS) if not only or defect.check in only]
+    found: list[Job] = []
+    for seed in range(times):
+        found += [(None, format, seed * _CLEAN + k) for k in range(_CLEAN) for format in ALL]
+        found += [
+            (number, format, seed) for number in numbers for format in DEFECTS[number].formats
+        ]
+    return found
+
+
+def _call(job: Job) -> Outcome:
     return try_once(*job)
 
 
-def run(times: int, only: set[str] | None, num_workers: int) -> tuple[str, bool]:
-    """All faults in all formats; the table as Markdown, and whether all is as it must be."""
-    jobs: list[tuple[int | None, str, int]] = [
-        (None, format, seed) for format in ALL for seed in range(3 * times)
-    ]
-    for number, defect in enumerate(DEFECTS):
-        if not only or defect.check in only:
-            jobs += [(number, f, seed) for f in defect.formats for seed in range(times)]
+def run(todo: Sequence[Job], num_workers: int = 1) -> dict[Job, Outcome]:
+    """What came of all sets."""
+    if num_workers == 1:
+        return {job: _call(job) for job in todo}
     with ProcessPoolExecutor(num_workers) as pool:
-        outcomes = list(pool.map(_call, jobs, chunksize=8))
+        return dict(zip(todo, pool.map(_call, todo, chunksize=100), strict=True))
+
+
+def verdicts(outcomes: dict[Job, Outcome]) -> dict[tuple[int, int], dict[str, tuple[str, ...]]]:
+    """What each format said, by fault and seed, where formats hold the same data and fault."""
+    found: dict[tuple[int, int], dict[str, tuple[str, ...]]] = {}
+    for (number, format, seed), outcome in outcomes.items():
+        if number is not None and not DEFECTS[number].damage:
+            group = next((index for index, alike in enumerate(ALIKE) if format in alike), None)
+            if group is not None:
+                key = number * len(ALIKE) + group, seed
+                found.setdefault(key, {})[format] = outcome.said
+    return {key: said for key, said in found.items() if len(said) > 1}
+
+
+def complaints(outcomes: dict[Job, Outcome]) -> list[str]:
+    """A line for everything that is not as it should be."""
+    lines = []
+    for (number, format, seed), outcome in outcomes.items():
+        name = "clean" if number is None else f"{DEFECTS[number].check} ({DEFECTS[number].name})"
+        place = f"{name} in {format}, set {seed}"
+        if number is not None and not outcome.found:
+            lines.append(f"missed: {place}: said {', '.join(outcome.said)[:300] or 'nothing'}")
+        elif outcome.beside:
+            lines.append(f"said besides: {place}: {', '.join(outcome.beside)[:300]}")
+        if outcome.changed:
+            lines.append(f"files changed: {place}")
+    for (key, seed), said in verdicts(outcomes).items():
+        if len(set(said.values())) > 1:
+            defect = DEFECTS[key // len(ALIKE)]
+            lines.append(f"verdicts differ: {defect.check} ({defect.name}), set {seed}: {said}")
+    return lines
+
+
+def table(outcomes: dict[Job, Outcome]) -> str:
+    """The results as Markdown."""
     tried: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    missed: dict[tuple[str, str, str], Outcome] = {}
-    clean = [o for job, o in zip(jobs, outcomes, strict=True) if job[0] is None]
-    for (number, format, _), outcome in zip(jobs, outcomes, strict=True):
-        if number is None:
-            continue
-        defect = DEFECTS[number]
-        tried[defect.check, format].append(outcome.found)
-        if not outcome.found:
-            missed[defect.check, defect.name, format] = outcome
-    false_errors = sum(bool(o.errors) for o in clean)
-    false_warnings = sum(bool(o.warnings) for o in clean)
-    changed = sum(o.changed for o in outcomes)
+    for (number, format, _), outcome in outcomes.items():
+        if number is not None:
+            tried[DEFECTS[number].check, format].append(outcome.found)
     lines = [f"| check | severity | {' | '.join(ALL)} |", "|---|---" + "|--:" * len(ALL) + "|"]
     totals: dict[str, list[bool]] = {"error": [], "warning": []}
     for check in dict.fromkeys(defect.check for defect in DEFECTS):
-        cells = []
-        for format in ALL:
-            results = tried.get((check, format), [])
-            totals[CHECKS[check].severity] += results
-            cells.append(f"{sum(results)}/{len(results)}" if results else "")
-        if any(cells):
+        results = [tried.get((check, format), []) for format in ALL]
+        totals[CHECKS[check].severity] += [found for cell in results for found in cell]
+        if any(results):
+            cells = [f"{sum(cell)}/{len(cell)}" if cell else "" for cell in results]
             lines.append(f"| `{check}` | {CHECKS[check].severity} | {' | '.join(cells)} |")
-    for severity, results in totals.items():
-        share = 100 * sum(results) / max(len(results), 1)
-        lines.append(f"\n{severity}s found: {sum(results):,} of {len(results):,} ({share:.2f} %)")
-    lines.append(
-        f"\nclean sets: {len(clean)}; with an error: {false_errors}; with a warning: "
-        f"{false_warnings}; sets with a file changed: {changed}"
+    lines += ["", "| | |", "|---|--:|"]
+    for severity, found in totals.items():
+        share = 100 * sum(found) / max(len(found), 1)
+        lines.append(f"| {severity}s found | {sum(found):,} of {len(found):,} ({share:.2f} %) |")
+    clean = [outcome for job, outcome in outcomes.items() if job[0] is None]
+    faulty = [outcome for job, outcome in outcomes.items() if job[0] is not None]
+    said = list(verdicts(outcomes).values())
+    same = sum(len(set(item.values())) == 1 for item in said)
+    changed = sum(item.changed for item in outcomes.values())
+    seconds = sum(item.seconds for item in outcomes.values()) / max(len(outcomes), 1)
+    for name, value in (
+        ("clean sets with an error", f"{_with(clean, 'error')} of {len(clean):,}"),
+        ("clean sets with a warning", f"{_with(clean, 'warning')} of {len(clean):,}"),
+        ("sets with an error besides the fault", f"{_with(faulty, 'error')} of {len(faulty):,}"),
+        ("sets with a warning besides the fault", f"{_with(faulty, 'warning')} of {len(faulty):,}"),
+        ("same data and fault, same findings in all formats", f"{same:,} of {len(said):,}"),
+        ("sets of which a file was changed", f"{changed} of {len(outcomes):,}"),
+        ("to read and validate a set, CPU", f"{1000 * seconds:.0f} ms"),
+    ):
+        lines.append(f"| {name} | {value} |")
+    return "\n".join(lines)
+
+
+def _with(outcomes: Sequence[Outcome], severity: str) -> int:
+    """Sets with a false alarm of a severity; a set that is refused whole counts as an error."""
+    return sum(
+        any(
+            CHECKS[c].severity == severity if c in CHECKS else severity == "error" for c in o.beside
+        )
+        for o in outcomes
     )
-    for (check, name, format), outcome in missed.items():
-        said = ", ".join((*outcome.errors, *outcome.warnings)) or "nothing"
-        print(f"missed: {check} ({name}) in {format}: said {said[:300]}", file=sys.stderr)
-    for outcome in clean:
-        if outcome.errors or outcome.warnings:
-            print(f"clean: {outcome.errors} {outcome.warnings}", file=sys.stderr)
-    enough = sum(totals["warning"]) >= 0.98 * len(totals["warning"])
-    return "\n".join(lines), all(totals["error"]) and enough and not false_errors and not changed
 
 
-def write_between(page: Path, table: str) -> None:
+def good(outcomes: dict[Job, Outcome]) -> bool:
+    """Whether all errors and 98 % of warnings were found, with no false error, and no change."""
+    hits: dict[str, list[bool]] = {"error": [], "warning": []}
+    for (number, _, _), outcome in outcomes.items():
+        if number is not None:
+            hits[CHECKS[DEFECTS[number].check].severity].append(outcome.found)
+    enough = sum(hits["warning"]) >= 0.98 * len(hits["warning"])
+    quiet = not _with(list(outcomes.values()), "error")
+    return all(hits["error"]) and enough and quiet and not any(o.changed for o in outcomes.values())
+
+
+def write_between(page: Path, text: str) -> None:
     """Replace what stands between the marks of a page; both are added at its end if absent."""
-    text = page.read_text(encoding="utf-8")
+    content = page.read_text(encoding="utf-8")
     start, end = _MARKS
-    if start not in text:
-        text = f"{text.rstrip()}\n\n{start}\n{end}\n"
-    head, rest = text.split(start, 1)
-    write_text(page, f"{head}{start}\n{table}\n{end}{rest.split(end, 1)[1]}")
+    if start not in content:
+        content = f"{content.rstrip()}\n\n{start}\n{end}\n"
+    head, rest = content.split(start, 1)
+    write_text(page, f"{head}{start}\n{text}\n{end}{rest.split(end, 1)[1]}")
 
 
 def main() -> int:
@@ -180,11 +280,14 @@ def main() -> int:
     parser.add_argument("--num-workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     only = set(args.only.split(",")) if args.only else None
-    table, good = run(args.times, only, args.num_workers)
-    print(table)
+    outcomes = run(jobs(args.times, only), args.num_workers)
+    print(*complaints(outcomes), sep="\n", file=sys.stderr)
+    text = table(outcomes)
+    print(text)
     if args.write:
-        write_between(args.write, table)
-    return 0 if good else 1
+        command = f"`python -m benchmarks.seeded_defects --times {args.times}`:"
+        write_between(args.write, f"{command}\n\n{text}")
+    return 0 if good(outcomes) else 1
 
 
 if __name__ == "__main__":

@@ -57,9 +57,11 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
         raise DataError(f"{root}: no COCO file, such as annotations/instances_train.json")
     reader = _Reader(reading, DataFiles(root, reading.findings))
     first: tuple[str, dict[int, str]] | None = None
+    all_read = True
     for path in paths:
         file = _CocoFile(root, path)
         if file.content is None:
+            all_read = False
             reading.findings += file.faults.all()
             continue
         categories = file.categories()
@@ -83,8 +85,10 @@ def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
             file.faults.add("split-unknown", "", message, path.name, ", ".join(SPLIT_NAMES))
         reader.read(file, categories, image_folders(file.word, file.split, file.beside))
         reading.findings += file.faults.all()
-    if reader.named:
-        reading.findings += reader.files.unlisted(reader.named)
+    if reader.named and all_read:
+        # What a row with a fault names is named all the same.
+        mentioned = {item.image for item in reading.findings}
+        reading.findings += reader.files.unlisted(reader.named.keys() | mentioned)
     reading.sort()
     return reading
 
@@ -187,8 +191,11 @@ class _Reader:
     ) -> None:
         tell = file.faults.add
         name = row.get("file_name") if isinstance(row, dict) else None
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name.strip():
             tell("image-row-broken", place, "must be an object with a file_name", row)
+            number = json_whole(row.get("id")) if isinstance(row, dict) else None
+            if number is not None and number not in images.positions:
+                images.positions[number], images.paths[number] = None, ""
             return
         path, escape = None, None
         try:

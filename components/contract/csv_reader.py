@@ -70,18 +70,24 @@ def read_csv(
     found = _class_columns(tables, classes)
     named: dict[str, str] = {}  # path of an image: where it was named first
     labels = Labels(classes, found)
+    all_read = True
     for table in tables:
         if table.split:
             reading.splits.add(table.split)
         if table.ok and table.check_columns(found, classes):
             table.read_rows(named, labels)
+        else:
+            all_read = False
         reading.findings += table.faults.all()
     _add_columns(reading, tables)
     names = list(labels.found) if found else sorted(labels.found)
     reading.classes, faults = settle(names, classes, tables[0].name)
-    reading.findings += faults
-    if named:
-        reading.findings += lookup.unlisted(named)
+    if names or all_read:  # else nothing is known of the classes
+        reading.findings += faults
+    if named and all_read:
+        # What a row with a fault names is named all the same.
+        mentioned = {item.image for item in reading.findings}
+        reading.findings += lookup.unlisted(named.keys() | mentioned)
     reading.sort()
     return reading
 

@@ -230,6 +230,9 @@ class CsvFile:
             folders = image_folders(self.word, split, self.beside)
             self._places[split] = self.files.existing(folders)
         folders = self._places[split]
+        if not name.strip():
+            self.faults.add("image-row-broken", place, "the row names no file")
+            return None
         try:
             path = self.files.find(name, folders)
         except PathEscape as escape:

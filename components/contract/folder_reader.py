@@ -22,8 +22,8 @@ _COLLECTIONS = {"images", "image", "imgs", "img", "jpegimages", "pictures", "pho
 def split_folders(root: Path) -> dict[str, str]:
     """Folders of `root` that are splits, if it has a split level: `{folder name: split}`.
 
-    It has one if there is a `train` folder that itself holds folders; otherwise `train` and `test`
-    would be classes.
+    It has one if there is a `train` folder that itself holds folders, or if all folders are named
+    like splits and one holds folders; otherwise `train` and `test` are classes.
     """
     return _split_folders(DataFiles(root))
 
@@ -93,10 +93,12 @@ def read_folder(root: Path, classes: Sequence[str] | None) -> Reading:
 
 
 def _split_folders(files: DataFiles) -> dict[str, str]:
-    found = {
-        name: SPLIT_NAMES[name.lower()] for name in files.folders("") if name.lower() in SPLIT_NAMES
-    }
-    has_level = any(split == "train" and files.folders(name) for name, split in found.items())
+    folders = files.folders("")
+    found = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
+    has_level = any(
+        (split == "train" or len(found) == len(folders)) and files.folders(name)
+        for name, split in found.items()
+    )
     return found if has_level else {}
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from components.contract.class_names import name_fault
 from components.contract.data_files import DataFiles
 from components.contract.file_findings import FileFindings, read_text
-from components.contract.paths import PathEscape, resolve_inside
+from components.contract.paths import PathEscape
+from components.contract.yolo_paths import base_folder
 from components.contract.yolo_yaml import read_yaml
 from components.errors import DataError
 
@@ -62,23 +63,18 @@ def _base(files: DataFiles, path: Any, faults: FileFindings) -> str:
         raise DataError("path must be text: a folder inside the data")
     if path in ("", ".", "./", "~", "null"):
         return ""
+    allowed = "a folder inside the data, the data itself, or no path at all"
     try:
-        inside = resolve_inside(files.root, path)
-        if inside.is_dir():
-            return inside.relative_to(files.root).as_posix()
-        reason = "there is no such folder in the data"
+        base = base_folder(files.root, path)
     except PathEscape as fault:
-        reason = str(fault)
-    except OSError as fault:
-        reason = fault.strerror or "the path cannot be followed"
-    faults.add(
-        "folder-ignored",
-        "path",
-        f"{reason}; train, val and test are looked up in the data root instead",
-        path,
-        "a folder inside the data, or no path at all",
-    )
-    return ""
+        faults.add("path-escape", "path", str(fault), path, allowed)
+        return ""
+    except OSError:  # a name that is too long
+        base = None
+    if base is None:
+        message = "there is no such folder in the data; train, val and test are looked up in it"
+        faults.add("folder-ignored", "path", message, path, allowed)
+    return base or ""
 
 
 def read_name_file(files: DataFiles) -> dict[int, str] | None:

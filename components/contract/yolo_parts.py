@@ -12,6 +12,7 @@ from components.contract.file_findings import FileFindings
 from components.contract.paths import PathEscape, resolve_inside
 from components.contract.reading import SPLIT_NAMES
 from components.contract.yolo_config import YAML_NAMES, YoloConfig
+from components.contract.yolo_paths import entry_places
 
 NOT_LABELS = {"classes.txt", *(f"{name}.txt" for name in SPLIT_NAMES)}
 _MAX_ENTRIES = 100  # folders or lists that a data.yaml names
@@ -80,13 +81,19 @@ def parts_of(files: DataFiles, config: YoloConfig) -> list[YoloPart]:
         return _layout(files)
     parts = []
     faults = FileFindings(config.name)
+    paths = [
+        path
+        for _, _, value in entries
+        for path in (value if isinstance(value, list) else [value])[:_MAX_ENTRIES]
+        if isinstance(path, str)
+    ]
     for key, split, value in entries:
         given = value if isinstance(value, list) else [value]
         if len(given) > _MAX_ENTRIES:
             allowed = f"at most {_MAX_ENTRIES}"
             faults.add("annotations-unreadable", key, "too many entries", len(given), allowed)
         for entry in given[:_MAX_ENTRIES]:
-            part = _part(files, config.base, key, split, entry, faults)
+            part = _part(files, config.base, key, split, entry, paths, faults)
             if part is not None:
                 parts.append(part)
     files.findings += faults.all()
@@ -94,26 +101,26 @@ def parts_of(files: DataFiles, config: YoloConfig) -> list[YoloPart]:
 
 
 def _part(
-    files: DataFiles, base: str, key: str, split: str, entry: Any, faults: FileFindings
+    files: DataFiles,
+    base: str,
+    key: str,
+    split: str,
+    entry: Any,
+    entries: list[str],
+    faults: FileFindings,
 ) -> YoloPart | None:
     allowed = "a folder, a list file, or a list of them, inside the data"
     if not isinstance(entry, str):
         faults.add("annotations-unreadable", key, "must be text, or a list of it", entry, allowed)
         return None
-    path = entry.strip().removeprefix("./")
-    climbs = path.startswith("../")
-    while path.startswith("../"):
-        path = path[3:]
     try:
-        for place in dict.fromkeys((join(base, path or "."), path or ".")):
+        for place in entry_places(files.root, base, entry, entries):
             found = resolve_inside(files.root, place)
             if found.is_dir():
                 folder = found.relative_to(files.root).as_posix()
                 return YoloPart(split, f"{faults.name}: {key}", "" if folder == "." else folder)
             if found.is_file():
                 return YoloPart(split, f"{faults.name}: {key}", list_file=place)
-        if climbs:
-            raise PathEscape(f"the path climbs out of the data, which holds no {path}")
     except PathEscape as fault:
         faults.add("path-escape", key, str(fault), entry, allowed)
         return None

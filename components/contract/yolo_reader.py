@@ -6,14 +6,12 @@
     images/1.jpg                labels/1.txt            and perhaps train.txt, val.txt: lists
 
 The label file of an image has the image's path with the last folder `images` replaced by `labels`;
-where there is no such folder it stands beside the image. An image without one, or with an empty
-one, is background. Names come from `data.yaml`, or one a line from `classes.txt` in the root or in
-`labels/`, or from the parameters.
+where there is no such folder it stands beside the image. An image with an empty one is background,
+and so is one without, which is reported. Names come from `data.yaml`, or one a line from
+`classes.txt` in the root or in `labels/`, or from the parameters.
 
-All paths of a `data.yaml` are looked up inside the data root. A `path` that leads out of it, or to
-no folder in it, is left aside with a warning. A leading `../` of `train`, `val` and `test`, which
-Roboflow writes, is dropped; if there is no such folder then, and for absolute paths, the finding is
-`path-escape`.
+All paths of a `data.yaml` must lead into the data root; `yolo_paths` says which of those that look
+otherwise do, and the rest is `path-escape`.
 
 How lines become boxes: see `yolo_labels`. Files of any content end in findings.
 """
@@ -148,7 +146,7 @@ class _Reader:
             for place in self.files.walk(labels):
                 images = join(part.folder, place[len(labels) :].lstrip("/"))
                 self.label_folders.setdefault(place, images.rstrip("/"))
-        num_images = num_labels = 0
+        num_images, unlabelled = 0, []
         faults = FileFindings(part.list_file or part.where, limit=_MAX_LIST_FAULTS)
         for path, place in self._images(part, faults):
             if path in self.named:
@@ -159,17 +157,20 @@ class _Reader:
                 where = f"{faults.name}: {place}" if part.list_file else path
                 self.named[path] = where
                 num_images += 1
-                num_labels += self._read_image(path, part.split, where, config)
+                if not self._read_image(path, part.split, where, config):
+                    unlabelled.append(path)
         faults.image = ""
         self.reading.findings += faults.all()
-        if num_images and not num_labels:
+        if unlabelled:
+            more = "" if len(unlabelled) < num_images else "none of the images has a label file; "
             self.reading.findings.append(
                 finding(
                     "image-without-label",
                     part.where,
-                    "none of these images has a label file; all count as background",
-                    num_images,
-                    "label files in the folder labels",
+                    f"{more}images without a label file count as background, such as "
+                    f"{min(unlabelled)}",
+                    len(unlabelled),
+                    "a label file each, empty for an image without objects",
                 )
             )
 

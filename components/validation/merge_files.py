@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
 from components.contract import folder_reader, voc_reader, yolo_reader
-from components.contract.annotation_files import join
+from components.contract.data_files import join
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import RawObject
 from components.errors import DataError

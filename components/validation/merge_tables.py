@@ -8,8 +8,10 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from components.contract import coco_reader, csv_files, csv_table
-from components.contract.reading import SPLIT_NAMES
+import numpy as np
+
+from components.contract import coco_reader, csv_cells, csv_files, csv_header
+from components.contract.split_words import split_of, split_word
 from components.errors import DataError
 from components.files import read_json, write_text
 from components.validation.merge_names import Addition, Names, NewImage, append_lines, beside
@@ -18,8 +20,7 @@ from components.validation.merge_names import Addition, Names, NewImage, append_
 def _split_of_file(name: str) -> str | None:
     """The split that an annotation file's name tells, or that of its folder."""
     path = PurePosixPath(name)
-    word = coco_reader.split_word(name) or coco_reader.split_word(path.parent.as_posix())
-    return SPLIT_NAMES[word.rstrip("0123456789").lower()] if word else None
+    return split_of(split_word(name) or split_word(path.parent.as_posix()))
 
 
 def add_to_coco(addition: Addition) -> None:
@@ -28,8 +29,7 @@ def add_to_coco(addition: Addition) -> None:
     files = {file: read_json(file) for file in coco_reader.find_files(draft)}
     targets: dict[str | None, Path] = {}
     for file in files:
-        word = coco_reader.split_word(file.relative_to(draft).as_posix())
-        split = SPLIT_NAMES[word.rstrip("0123456789").lower()] if word else None
+        split = split_of(split_word(file.relative_to(draft).as_posix()))
         targets.setdefault(split, file)
     next_image, next_box = (
         1
@@ -76,8 +76,8 @@ class _Table:
 
     def __init__(self, file: Path, addition: Addition) -> None:
         self.file, self.reading = file, addition.reading
-        self.header, self.delimiter = csv_table.read_header(file)
-        self.columns = csv_table.find_columns(self.header)
+        self.header, self.delimiter = csv_header.read_header(file)
+        self.columns = csv_header.find_columns(self.header)
         with file.open("rb") as stream:
             self.ending = "\r\n" if stream.readline().endswith(b"\r\n") else "\n"
         self.lines: list[str] = []
@@ -87,9 +87,11 @@ class _Table:
         """Folder of a split's images, and how the file's rows say it."""
         if split not in self._places:
             index = self.columns.path or 0
-            rows = csv_table.read_rows(self.file, self.delimiter)
-            written = (row[index] for _, row in rows if isinstance(row, list) and row[index])
-            self._places[split] = beside(self.reading, split, written)
+            width = len(self.header)
+            # Rows at fault are none: the data was read without a finding.
+            cells = csv_cells.read_cells(self.file, self.delimiter, width, lambda *_: None)
+            written = cells.columns[index].pick(np.arange(len(cells.lines)))
+            self._places[split] = beside(self.reading, split, filter(None, written))
         return self._places[split]
 
     def add(self, image: NewImage, name: str) -> None:
@@ -109,7 +111,7 @@ class _Table:
         ):
             put(index, side)
         for title, index in columns.others.items():
-            put(index, (image.raw.columns or {}).get(csv_table.free_name(title)))
+            put(index, (image.raw.columns or {}).get(csv_header.free_name(title)))
         if columns.box is None:
             self._put_labels(image, row)
             self._write(row)

@@ -44,6 +44,8 @@ def check_splits(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
             )
     unsplit, *labels = columns.labels_per_split([None, *_PRECIOUS])
     train = labels[0] + unsplit  # what has no split, where others have, is for training
+    if "train" not in reading.splits:
+        return
     for split, numbers in zip(_PRECIOUS[1:], labels[1:], strict=True):
         for place in np.flatnonzero((numbers > 0) & (train == 0)):
             name = reading.classes[place]

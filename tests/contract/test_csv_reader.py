@@ -37,6 +37,15 @@ def checks(reading: Reading) -> list[str]:
     return [finding.check for finding in reading.findings]
 
 
+def test_images_that_no_row_names_are_reported(tmp_path):
+    touch(tmp_path, "more/d.jpg", "more/e.jpg", "f.png", "notes.txt", ".g.jpg")
+    reading = read(tmp_path, "path,label\na.jpg,cat\nb.jpg\n")  # b.jpg is named, if badly
+    assert [(item.check, item.where, item.value) for item in reading.findings[1:]] == [
+        ("image-without-label", ".", "1"),
+        ("image-without-label", "more", "2"),
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -205,7 +214,7 @@ def test_splits_in_several_files(tmp_path):
         ("classification", "path,label\nimages,cat\n", "file-missing", "images", "no such image"),
         ("classification", "path,label\n/etc/x,cat\n", "path-escape", "/etc/x", "absolute"),
         ("classification", "path,label\n../a.jpg,cat\n", "path-escape", "../a.jpg", ".."),
-        ("classification", "path,label\n,cat\n", "path-escape", "", "empty"),
+        ("classification", "path,label\n,cat\n", "image-row-broken", "", "no file"),
         (
             "classification",
             "path,label\na.jpg,c\n./a.jpg,c\n",
@@ -306,7 +315,7 @@ def test_links_do_not_lead_out(tmp_path):
     (root / "inside").symlink_to("real")
     text = "path,label\nout.jpg,a\nfolder/1.jpg,a\ncircle/1.jpg,a\ninside/2.jpg,a\n"
     reading = read(root, text)
-    assert checks(reading) == ["path-escape"] * 3
+    assert checks(reading) == ["path-escape"] * 3 + ["image-without-label"]  # real/2.jpg
     assert [image.path for image in reading.images] == ["inside/2.jpg"]
 
 

@@ -46,9 +46,16 @@ def test_with_splits(tmp_path, val):
     assert reading.splits == {"train", "val", "test"}
 
 
-def test_train_and_test_may_be_classes(tmp_path):
-    touch(tmp_path, "train/1.jpg", "car/1.jpg")  # a train on rails
-    assert read_folder(tmp_path, None).classes == ("car", "train")
+def test_splits_without_train_are_no_classes(tmp_path):
+    touch(tmp_path, "val/dog/1.jpg", "test/dog/1.jpg")
+    reading = read_folder(tmp_path, None)
+    assert (reading.splits, reading.classes) == ({"val", "test"}, ("dog",))
+
+
+@pytest.mark.parametrize("other", ["car/1.jpg", "test/1.jpg"])
+def test_train_and_test_may_be_classes(tmp_path, other):
+    touch(tmp_path, "train/1.jpg", other)  # a train on rails
+    assert read_folder(tmp_path, None).classes == tuple(sorted([other[:-6], "train"]))
 
 
 def test_order_of_classes_from_the_parameters(tmp_path):

@@ -146,22 +146,52 @@ def test_find_files(tmp_path):
     assert find_files(tmp_path) == [tmp_path / "data.yaml"]
 
 
-def test_background(tmp_path):
+def test_an_empty_label_file_is_background(tmp_path):
     reading = read(tmp_path, "")
     assert reading.findings == []
     assert [row.image for row in reading.objects] == [1]
-    (tmp_path / "labels/train/a.txt").unlink()
-    picture(tmp_path, "images/train/c.jpg")
-    write(tmp_path, "labels/train/c.txt", LINE)
-    reading = read_yolo(tmp_path)
-    assert reading.findings == []
-    assert len(reading.images) == 3
 
 
-def test_a_split_without_any_label_file_is_reported(tmp_path):
+@pytest.mark.parametrize(("others", "words"), [(0, "none of the images"), (1, "such as")])
+def test_images_without_a_label_file_are_background_and_reported(tmp_path, others, words):
     read(tmp_path)
     (tmp_path / "labels/train/a.txt").unlink()
-    assert checks(read_yolo(tmp_path)) == ["image-without-label"]
+    for number in range(others):
+        picture(tmp_path, f"images/train/c{number}.jpg")
+        write(tmp_path, f"labels/train/c{number}.txt", LINE)
+    reading = read_yolo(tmp_path)
+    (finding,) = reading.findings
+    assert (finding.check, finding.severity, finding.value) == (
+        *("image-without-label", "warning", "1"),
+    )
+    assert words in finding.message
+    assert "images/train/a.jpg" in finding.message
+    assert len(reading.images) == 2 + others
+
+
+@pytest.mark.parametrize(
+    ("path", "train"),
+    [
+        ("../datasets/root", "images/train"),  # ultralytics: from its own folder of data sets
+        ("datasets/root", "images/train"),
+        ("root", "images/train"),
+        ("../root", "images/train"),
+        ("../root/images", "train"),
+        ("{root}", "images/train"),
+        ("{root}/images", "{root}/images/train"),
+        ("images", "../images/train"),
+        ("images", "train"),
+        ("elsewhere/..", "images/../images/train"),
+        (".", "../images/train"),  # Roboflow: from a folder of the data
+    ],
+)
+def test_paths_of_data_yaml_that_lead_into_the_data(tmp_path, path, train):
+    root = tmp_path / "root"
+    val = train.replace("train", "val")
+    yaml = f"path: {path}\ntrain: {train}\nval: {val}\nnames: [cat, dog]".format(root=root)
+    reading = read(root, yaml=yaml)
+    assert [str(finding) for finding in reading.findings] == []
+    assert [row.path for row in reading.images] == ["images/train/a.jpg", "images/val/b.jpg"]
 
 
 def test_an_unreadable_image_is_kept_without_objects(tmp_path):
@@ -321,10 +351,15 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("train: {a: b}\nnames: [cat, dog]", "annotations-unreadable"),
         (f"train: {'x' * 5000}\nnames: [cat, dog]", "annotations-unreadable"),
         ("test: images/test\nnames: [cat, dog]", "folder-ignored"),
-        (YAML + "path: /etc", "folder-ignored"),
-        (YAML + "path: ../other", "folder-ignored"),
+        (YAML + "path: /etc", "path-escape"),
+        (YAML + "path: ../other", "path-escape"),
+        (YAML + "path: /other/root", "path-escape"),
+        (YAML + "path: '..\\root'", "path-escape"),
         (YAML + "path: datasets/mine", "folder-ignored"),
         ("train: ../out\nnames: [cat, dog]", "path-escape"),
+        ("train: images/train\nval: ../images/val\nnames: [cat, dog]", "path-escape"),
+        ("train: ../../images/train\nnames: [cat, dog]", "path-escape"),
+        ("path: images\ntrain: ../../out\nnames: [cat, dog]", "path-escape"),
         ("train: images/../../out\nnames: [cat, dog]", "path-escape"),
         ("train: /etc\nnames: [cat, dog]", "path-escape"),
         ('train: "C:\\\\data"\nnames: [cat, dog]', "path-escape"),
@@ -382,6 +417,7 @@ def test_links_circles_and_pipes(tmp_path):
     reading = read_yolo(root)
     assert sorted((finding.check, finding.where) for finding in reading.findings) == [
         ("annotations-unreadable", "labels/train/d.txt"),
+        ("image-without-label", "data.yaml: train"),  # whose label file leads out
         ("path-escape", "images/train/again"),
         ("path-escape", "labels/train/c.txt"),
     ]
