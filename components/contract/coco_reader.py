@@ -196,8 +196,8 @@ class _Reader:
         path, escape = None, None
         try:
             path = self.files.find(name, folders)
-        except PathEscape as fault:
-            escape = str(fault)
+        except PathEscape as error:
+            escape = str(error)
         image = path or name
         number = json_whole(row.get("id"))
         if number is None:
