@@ -187,7 +187,7 @@ def box_objects(rows: CsvRows) -> Iterator[RawObject]:
         for line, place in zip(rows.cells.lines[used].tolist(), places, strict=True)
     ]
     xywh = zip(*boxes[used].T.tolist(), strict=True)
-    return map(RawObject, places, column.pick(used), xywh, areas, crowds, where)  # type: ignore[arg-type]
+    return map(RawObject, places, column.pick(used), xywh, areas, crowds, where)
 
 
 def flag_of(text: str) -> bool | None:
