@@ -208,16 +208,16 @@ class Training:
 def _become_training(
     folder: Path, log: Path, before: Callable[[], None], after: Callable[[], None]
 ) -> None:
-    os.setsid()
-    # A harness that is killed leaves no training behind.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 1
-    try:
+    try:  # from the first line on: nothing may get back into the harness, whenever the signal comes
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        # A harness that is killed leaves no training behind.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.chdir(folder)
         before()
         status = stage_main("train", None, tasks.train.train, [], tasks.train.finish)
     except SystemExit as end:
