@@ -1,21 +1,27 @@
 """Training images a second: prepared data against torchvision's and autotimm's loading.
 
     python -m benchmarks.loading [--photos DIR] [--autotimm /path/to/its/bin/python]
+                                 [--write docs/loading.md]
 
 Photos are cut and scaled to JPEG files of 500 x 375 (quality 90). Classification: to 224 px with a
 random crop of 80 to 100 % of the area, flips, colour jitter, normalisation; detection: to 640 px
 with a zoom of 0.8 to 1, a random window, flips, colour jitter, normalisation, and 8 boxes an image.
 All contenders give normalised float batches, with one thread a process and freed memory kept
-(`components.runtime`; autotimm's process as it comes). torchvision does it in its two
-ways, on Pillow images and on tensors. autotimm runs its own defaults, in a process of its own.
-Epochs take turns, after one that warms up and starts the workers; medians are printed.
+(`components.runtime`; autotimm's process keeps it as it comes). torchvision does it in its two
+ways, on Pillow images and on tensors. autotimm runs its own defaults (no zoom in detection, colour
+jitter for every other image, with hue), in a process of its own; its detection needs albumentations
+with the albucore that it asks for (2.0.8: 0.0.24).
+Epochs take turns, after two that warm up and start the workers; medians are printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -36,6 +42,7 @@ WIDTH, HEIGHT, NUM_BOXES = 500, 375, 8
 SIZES = {"classification": 224, "detection": 640}
 BATCHES = {"classification": 32, "detection": 8}
 WORKERS = (0, 2)
+WARM_UP = 2  # epochs
 Epoch = Callable[[], Iterable[Any]]
 
 
@@ -217,6 +224,12 @@ def serve(folder: Path, task: str) -> None:
     """In autotimm's process: one epoch a line of input, its images a second a line of output."""
     # What its libraries print must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
+    try:
+        import cv2
+
+        cv2.setNumThreads(1)  # as torch is set for all
+    except ImportError:
+        pass
     make = autotimm_way(folder, task)
     epochs = {workers: make(workers) for workers in WORKERS}
     print("ready", file=answers, flush=True)
@@ -224,17 +237,27 @@ def serve(folder: Path, task: str) -> None:
         print(rate(epochs[int(line)]), file=answers, flush=True)
 
 
-def remote(python: str, folder: Path, task: str) -> tuple[subprocess.Popen[str], bool]:
-    """autotimm's process, and whether its data module works there."""
-    process = subprocess.Popen(
-        [python, __file__, "--serve", str(folder), task],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip() == "ready"
+def remote(python: str, folder: Path, task: str) -> subprocess.Popen[str]:
+    """autotimm's process, ready.
+
+    Raises:
+        SystemExit: its data module does not work there; with what it said.
+    """
+    with (folder / "autotimm.log").open("w+") as log:
+        process = subprocess.Popen(
+            [python, __file__, "--serve", str(folder), task],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            process.wait()
+            log.seek(0)
+            said = "".join(log.readlines()[-5:])
+            raise SystemExit(f"--autotimm {python}: {task} does not work there:\n{said}")
+    return process
 
 
 def rate(epoch: Epoch) -> float:
@@ -263,14 +286,14 @@ def measure(task: str, folder: Path, rounds: int, autotimm: str | None) -> list[
             calls[name, workers] = lambda epoch=epoch: rate(epoch)  # type: ignore[misc]
     process = None
     if autotimm:
-        process, works = remote(autotimm, folder, task)
-        for workers in WORKERS if works else ():
+        process = remote(autotimm, folder, task)
+        for workers in WORKERS:
             calls["autotimm", workers] = lambda n=workers: ask(process, n)  # type: ignore[misc]
     found: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
-    for number in range(rounds + 1):
+    for number in range(WARM_UP + rounds):
         for key, call in calls.items():
             value = call()
-            if number:  # the first warms up
+            if number >= WARM_UP:
                 found[key].append(value)
     if process is not None:
         process.terminate()
@@ -283,6 +306,59 @@ def measure(task: str, folder: Path, rounds: int, autotimm: str | None) -> list[
         cells = [f"{value:.0f} | {ratio:.1f}" for value, ratio in zip(rates, ratios, strict=True)]
         lines.append(f"| {task} {SIZES[task]} | {name} | {' | '.join(cells)} |")
     return lines
+
+
+def kept_bytes(folder: Path, task: str) -> str:
+    """A row of a table: kilobytes an image takes as the user's file, raw, and as JPEG."""
+    files = [file.stat().st_size for file in folder.glob("*/*/*.jpg")]
+    cells = [f"{sum(files) / len(files) / 1000:.0f}"]
+    for storage in ("raw", "jpeg"):
+        size = (folder / f"{task}-{storage}" / "images.bin").stat().st_size
+        cells.append(f"{size / len(files) / 1000:.0f}")
+    return f"| {task} {SIZES[task]} | {' | '.join(cells)} |"
+
+
+PAGE = """# Loading speed
+
+`{command}`, {day}: {machine}, {cores} cores, Python {python}, torch {torch}.
+
+{what}
+
+| task | loader | images/s, 0 workers | ours is x | images/s, 2 workers | ours is x |
+|---|---|---:|---:|---:|---:|
+{rates}
+
+"timmflow, raw" is what `preprocess.storage: auto` takes up to `max_raw_gigabytes`; the columns
+"ours is x" say how many times as fast it is as each row.
+
+## Room on disk
+
+Kilobytes an image. Raw pixels are mapped into memory, not read: all workers share one copy in the
+system's page cache, which it drops when memory is short.
+
+| task | user's JPEG | prepared, raw | prepared, jpeg |
+|---|---:|---:|---:|
+{kept}
+
+What an image costs: a random choice of what is seen, one antialiased resample of it into uint8, and
+for a whole batch, on the device it is trained on, one multiplication that changes colours and
+normalises. A choice is drawn from (seed, epoch, image) alone.
+"""
+
+
+def page(rates: list[str], kept: list[str]) -> str:
+    """docs/loading.md, of the tables' rows."""
+    return PAGE.format(
+        command=" ".join(["OMP_NUM_THREADS=1 python -m benchmarks.loading", *sys.argv[1:]]),
+        day=datetime.date.today(),
+        machine=platform.machine(),
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        what=(__doc__ or "").strip().split("\n\n")[-1],
+        rates="\n".join(rates),
+        kept="\n".join(kept),
+    )
 
 
 def ask(process: subprocess.Popen[str], num_workers: int) -> float:
@@ -298,6 +374,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--photos", type=Path, default=Path("/work/shared/data"))
     parser.add_argument("--autotimm", help="python of the environment that holds autotimm")
+    parser.add_argument("--write", type=Path, help="a Markdown page for the tables")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=192, help="a third of it for detection")
     parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "TASK"), help=argparse.SUPPRESS)
@@ -310,13 +387,19 @@ def main() -> None:
     from components.runtime import configure_torch
 
     configure_torch(1)  # as in training; it serves the peers in this process too
+    rates, kept = [], []
     print("| task | loader | images/s, 0 workers | ours is x | images/s, 2 workers | ours is x |")
-    print("|---|---|---:|---:|---:|---:|")
     for task, share in (("classification", 1), ("detection", 3)):
-        with tempfile.TemporaryDirectory() as folder:
-            make_photos(args.photos, Path(folder), args.images // share)
-            for line in measure(task, Path(folder), args.rounds, args.autotimm):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_photos(args.photos, folder, args.images // share)
+            for line in measure(task, folder, args.rounds, args.autotimm):
+                rates.append(line)
                 print(line, flush=True)
+            kept.append(kept_bytes(folder, task))
+    print("\n".join(kept))
+    if args.write:
+        args.write.write_text(page(rates, kept))
 
 
 if __name__ == "__main__":
