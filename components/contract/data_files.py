@@ -131,8 +131,7 @@ class DataFiles:
             named: paths of the images that annotations name, relative to the root.
         """
         if self._targets:  # some are named by way of a link to their folder
-            parts = (path.rpartition("/") for path in named)
-            named = {join(self._place(parent) or "", name) for parent, _, name in parts}
+            named = {self._real(path) for path in named}
         waiting = [""]
         while waiting:
             folder = waiting.pop()
@@ -152,6 +151,15 @@ class DataFiles:
             ]
             waiting += [join(folder, name) for name in sorted(folders, reverse=True)]
             yield from unused_images([f"{prefix}{name}" for name in found], "that nothing names")
+
+    def _real(self, path: str) -> str:
+        """A path without the links to its folder; as it is, if they lead out or nowhere."""
+        parent, _, name = path.rpartition("/")
+        try:
+            place = self._place(parent)
+        except PathEscape:
+            return path
+        return path if place is None else join(place, name)
 
     def _is_file(self, path: str) -> bool:
         parent, _, name = path.rpartition("/")

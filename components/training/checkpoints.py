@@ -67,7 +67,8 @@ class Checkpoints:
             WriteError: the disk is full, or refuses for another reason; what was there stays.
         """
         if best is not None and best is not self._best[0]:
-            file = write_checked(self.folder, *_BEST, lambda sink: sink.write(save(best)))
+            content = save(best)
+            file = write_checked(self.folder, *_BEST, lambda sink: sink.write(content))
             self._best = (best, file.name)
         name = self._best[1] if best is not None else ""
         files = self._files()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -37,8 +37,8 @@ def random_states() -> dict[str, Any]:
     Of Python, of numpy's old interface (each `Generator` is its owner's affair), of torch on the
     CPU and on each accelerator that is in use.
     """
-    name, keys, *rest = np.random.get_state()
-    states = {
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
+    states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
