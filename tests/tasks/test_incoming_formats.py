@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from components.contract.readers import read_dataset
-from components.files import read_json
-from components.validation import versions
 from components.validation.incoming import contents
 from tasks.validate import validate
 from tests.contract import five_formats
 from tests.contract.five_formats import FORMATS, RawSet, Sample, Thing
-from tests.tasks.test_incoming import Place, digest, killed_at, parameters
+from tests.tasks.test_incoming import Place, digest, kill_at_every_step, parameters
 from tests.tasks.test_incoming import boxes as boxes  # a fixture
 
 PAIRS = [
@@ -295,37 +293,8 @@ def test_facts_are_those_of_decoding(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "voc", "yolo"])
 def test_killed_at_any_step(tmp_path, kind):
-    """As for folders and COCO: either version is whole, and the next run ends with the new one."""
     model = Place(tmp_path / "model", "detection")
     five_formats.write(raw_set("detection", 1, {"train": 1, "val": 1}), model.data, kind)
     five_formats.write(raw_set("detection", 2, {"train": 1}, split=False), model.batch, kind)
-    old = digest(model.data)
-    expected: dict[str, str] = {}
-    for number in range(1, 200):
-        place = Place(tmp_path / str(number), "detection")
-        shutil.copytree(model.root, place.root)
-        killed = killed_at(number, place.run)
-        found = digest(place.data)
-        if found == old and expected and number % 4:  # the next run is tried at every fourth
-            versions.recover(place.data)
-            assert digest(place.data) == old
-            assert place.leftovers() - {"raw.previous"} == {"raw"}
-        else:
-            assert place.run()["verdict"] == ("merged" if found == old else "nothing-new")
-            expected = expected or digest(place.data)
-            assert digest(place.data) == expected
-            assert found in (old, expected)
-            assert digest(place.data.with_name("raw.previous")) == old
-            assert place.leftovers() == {"raw", "raw.previous"}
-        shutil.rmtree(place.root)
-        if not killed:
-            assert number > 12
-            return
-    raise AssertionError("never came to its end")
-
-
-def test_the_report_is_json(tmp_path):
-    place = place_of(tmp_path, "classification", "csv", "folder")
-    report = place.run()
-    path = place.root / "reports" / "incoming" / "monday.json"
-    assert read_json(path) == report
+    shutil.copytree(model.data, model.data.with_name("raw.previous"))
+    kill_at_every_step(model, tmp_path)
