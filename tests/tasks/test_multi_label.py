@@ -81,7 +81,8 @@ def test_from_a_table_to_the_page(tmp_path, untracked, monkeypatch):
     limits = dict(zip(predictor.classes, thresholds, strict=True))
     reached = {c for c, p in answer["probabilities"].items() if p >= limits[c]}
     assert {found["label"] for found in answer["labels"]} == reached
-    assert Image.open(tmp_path / "out.png").height > 320
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.height > 320
     all_of_them = predict(layout.onnx, [image], None, threshold=0.0)[0]["labels"]
     assert [found["label"] for found in all_of_them] == list(answer["probabilities"])
     assert predict(layout.onnx, [image], tmp_path / "none.png", 1.0)[0]["labels"] == []
