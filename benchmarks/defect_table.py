@@ -26,7 +26,8 @@ _FIFTY = {"train": 51, "val": 51, "test": 6}
 
 _STRUCTURE = (
     Defect("annotations-unreadable", "JSON cut off", _COCO,
-           damage=f.text(f.json_of, lambda text, _: text[: len(text) // 2]), of_image=False),
+           damage=f.text(f.json_of, lambda text, _: text[: len(text) // 2]), of_image=False,
+           follows=("split-missing",)),
     Defect("annotations-unreadable", "a NUL in the table", TABLES,
            damage=f.text(f.table_of, lambda text, _: text.replace("jpg", "j\0g", 1)),
            of_image=False),
@@ -80,7 +81,8 @@ _STRUCTURE = (
            damage=f.coco(lambda j, s: j["categories"][0].update(name=" "), everywhere=True),
            follows=("class-unknown",)),
     Defect("class-name", "a space at its end", ("folder",),
-           damage=f.class_folder_with_a_space, of_image=False),
+           damage=f.class_folder_with_a_space, of_image=False,
+           follows=("class-not-in-train", "class-rare")),
     Defect("class-name", "a space at its end", ("csv", "csv-boxes"),
            c.label_becomes("{} ".format)),
     Defect("class-name", "a bell in it", TABLES, c.label_becomes("\a{}".format)),
@@ -93,7 +95,7 @@ _STRUCTURE = (
            classes=(*CLASSES, "zebra"), of_image=False),
     Defect("categories-differ", "another id in one file", _COCO,
            damage=f.coco(lambda j, s: j["categories"][0].update(id=9)), of_image=False,
-           follows=("class-unknown",)),
+           follows=("class-unknown", "class-not-in-train")),
     Defect("categories-differ", "nc is 7", _YOLO,
            damage=f.text(f.yaml_of, lambda text, _: text + "nc: 7\n"), of_image=False),
     Defect("duplicate-category-id", "an id twice", _COCO, of_image=False,
