@@ -10,7 +10,7 @@ from benchmarks import defect_changes as c
 from benchmarks import defect_files as f
 from benchmarks.defect_changes import box_becomes, bytes_become
 from benchmarks.defect_changes import redraw as drawn
-from benchmarks.defects import ALL, BOXES, CLASSES, LABELS, TABLES, Defect
+from benchmarks.defects import ALL, BOXES, CLASSES, TABLES, Defect
 
 # Checks that no fault of data can break.
 NOT_INJECTED = {
@@ -308,7 +308,7 @@ _SPLITS = (
     Defect("near-duplicate-across-splits", "stored anew in another split", ALL,
            c.copied(across=True, again=True)),
     Defect("class-rare", "a class on one image", ALL, c.rare, of_image=False),
-    Defect("class-imbalance", "one image in twenty-four", LABELS, c.imbalance, of_image=False,
+    Defect("class-imbalance", "one image in twenty-four", ALL, c.imbalance, of_image=False,
            settings={"min_images_per_class": 1}),
     Defect("class-shares-differ", "a class all but gone from val", ALL, c.shares, of_image=False,
            counts=_FIFTY),
