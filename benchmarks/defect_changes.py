@@ -234,10 +234,8 @@ def imbalance(raw: RawSet, sample: Sample, rng: Rng) -> None:
     common, other = CLASSES[:2]
     raw.classes = [common, other]
     for number, member in enumerate(raw.samples):
-        member.things = [] if number % 4 == 3 and raw.task == "detection" else member.things[:1]
-        for thing in member.things:
-            thing.label = other if number == 0 else common
-    raw.samples = [member for member in raw.samples if member.things]
+        member.things = member.things[:1]
+        member.things[0].label = other if number == 0 else common
 
 
 def shares(raw: RawSet, sample: Sample, rng: Rng) -> None:

@@ -10,7 +10,7 @@ from benchmarks import defect_changes as c
 from benchmarks import defect_files as f
 from benchmarks.defect_changes import box_becomes, bytes_become
 from benchmarks.defect_changes import redraw as drawn
-from benchmarks.defects import ALL, BOXES, CLASSES, LABELS, TABLES, Defect
+from benchmarks.defects import ALL, BOXES, CLASSES, TABLES, Defect
 
 # Checks that no fault of data can break.
 NOT_INJECTED = {
@@ -26,7 +26,8 @@ _FIFTY = {"train": 51, "val": 51, "test": 6}
 
 _STRUCTURE = (
     Defect("annotations-unreadable", "JSON cut off", _COCO,
-           damage=f.text(f.json_of, lambda text, _: text[: len(text) // 2]), of_image=False),
+           damage=f.text(f.json_of, lambda text, _: text[: len(text) // 2]), of_image=False,
+           follows=("split-missing",)),
     Defect("annotations-unreadable", "a NUL in the table", TABLES,
            damage=f.text(f.table_of, lambda text, _: text.replace("jpg", "j\0g", 1)),
            of_image=False),
@@ -80,7 +81,8 @@ _STRUCTURE = (
            damage=f.coco(lambda j, s: j["categories"][0].update(name=" "), everywhere=True),
            follows=("class-unknown",)),
     Defect("class-name", "a space at its end", ("folder",),
-           damage=f.class_folder_with_a_space, of_image=False),
+           damage=f.class_folder_with_a_space, of_image=False,
+           follows=("class-not-in-train", "class-rare")),
     Defect("class-name", "a space at its end", ("csv", "csv-boxes"),
            c.label_becomes("{} ".format)),
     Defect("class-name", "a bell in it", TABLES, c.label_becomes("\a{}".format)),
@@ -93,7 +95,7 @@ _STRUCTURE = (
            classes=(*CLASSES, "zebra"), of_image=False),
     Defect("categories-differ", "another id in one file", _COCO,
            damage=f.coco(lambda j, s: j["categories"][0].update(id=9)), of_image=False,
-           follows=("class-unknown",)),
+           follows=("class-unknown", "class-not-in-train")),
     Defect("categories-differ", "nc is 7", _YOLO,
            damage=f.text(f.yaml_of, lambda text, _: text + "nc: 7\n"), of_image=False),
     Defect("duplicate-category-id", "an id twice", _COCO, of_image=False,
@@ -306,7 +308,7 @@ _SPLITS = (
     Defect("near-duplicate-across-splits", "stored anew in another split", ALL,
            c.copied(across=True, again=True)),
     Defect("class-rare", "a class on one image", ALL, c.rare, of_image=False),
-    Defect("class-imbalance", "one image in twenty-four", LABELS, c.imbalance, of_image=False,
+    Defect("class-imbalance", "one image in twenty-four", ALL, c.imbalance, of_image=False,
            settings={"min_images_per_class": 1}),
     Defect("class-shares-differ", "a class all but gone from val", ALL, c.shares, of_image=False,
            counts=_FIFTY),

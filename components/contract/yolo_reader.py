@@ -146,7 +146,8 @@ class _Reader:
             for place in self.files.walk(labels):
                 images = join(part.folder, place[len(labels) :].lstrip("/"))
                 self.label_folders.setdefault(place, images.rstrip("/"))
-        num_images, unlabelled = 0, []
+        num_images = 0
+        unlabelled: list[str] = []
         faults = FileFindings(part.list_file or part.where, limit=_MAX_LIST_FAULTS)
         for path, place in self._images(part, faults):
             if path in self.named:
