@@ -96,13 +96,13 @@ def check_whole(
         if not stops:
             where = reading.root.name
             ledger.add(finding("no-images", where, "there is no usable image", 0, "at least one"))
+        return
     checks: dict[str, Callable[[], Found]] = {
         "classes": lambda: label_checks.check_classes(
-            reading, columns, settings.min_images_per_class
-        )
+            reading, columns, settings.min_images_per_class, ledger.faulty
+        ),
+        "splits": lambda: split_checks.check_splits(reading, columns),
     }
-    if reading.images:
-        checks["splits"] = lambda: split_checks.check_splits(reading, columns)
     _run(checks, ledger)
 
 
