@@ -33,7 +33,7 @@ _IN_A_FOLDER = 1000
 
 # Measures itself after its imports; the arguments are the data and the folder for what it writes.
 STAGE = """
-import json, resource, sys, time
+import json, multiprocessing, re, resource, sys, threading, time
 from pathlib import Path
 
 import components.contract.readers, components.validation.page, components.validation.run
@@ -42,6 +42,23 @@ from tasks.layout import Layout
 from tasks.params import Params
 from tasks.validate import validate
 
+most = [0]
+
+
+def watch():
+    # Not ru_maxrss of children: that counts the memory of the process that they were made from.
+    while True:
+        for child in multiprocessing.active_children():
+            try:
+                status = Path(f"/proc/{child.pid}/status").read_text()
+            except OSError:
+                continue
+            found = re.search(r"VmHWM:\\s*(\\d+)", status)
+            most.append(max(most.pop(), int(found[1]) if found else 0))
+        time.sleep(0.5)
+
+
+threading.Thread(target=watch, daemon=True).start()
 params = Params.model_validate({"base": {"task": "detection", "data": sys.argv[1]}})
 before, wall = time.process_time(), time.perf_counter()
 figures = validate(params, Layout(Path(sys.argv[2])))
@@ -54,7 +71,7 @@ print(json.dumps({
     "own": time.process_time() - before,
     "workers": children.ru_utime + children.ru_stime,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    "worker_peak": children.ru_maxrss / 1024,
+    "worker_peak": most[0] / 1024,
 }))
 """
 
