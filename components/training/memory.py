@@ -149,11 +149,11 @@ def _full_batch(
     data: PreparedDataModule, size: int, settings: TrainSettings, device: torch.device
 ) -> dict[str, Any]:
     store = data.store
-    rows = store.rows("train")
+    rows: list[int] = store.rows("train").tolist()
     if store.info.task == "detection":
-        rows = sorted(rows.tolist(), key=lambda row: -len(store.boxes(row)[0]))
+        rows = sorted(rows, key=lambda row: -len(store.boxes(row)[0]))
     dataset = data.loader("train").dataset
-    batch = collate([dataset[(0, int(rows[n % len(rows)]))] for n in range(size)])
+    batch = collate([dataset[(0, rows[n % len(rows)])] for n in range(size)])
     batch = {
         name: value.to(device) if torch.is_tensor(value) else [item.to(device) for item in value]
         for name, value in batch.items()
