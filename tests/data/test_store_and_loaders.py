@@ -409,7 +409,14 @@ class TestColor:
         assert (ours - theirs).abs().max() < 1.2 / 255 / min(self.std)
         assert ours.is_contiguous(memory_format=torch.channels_last)
 
-    @pytest.mark.parametrize("place", [(0, 0, 48, 64), (5, 9, 40, 61), (0, 0, 1, 1)], ids=str)
+    @pytest.mark.parametrize(
+        "place",
+        [
+            *((0, 0, 48, 64), (5, 9, 40, 61), (0, 0, 1, 1)),
+            *((5, 0, 48, 64), (0, 9, 48, 64), (5, 9, 48, 64), (0, 9, 48, 61), (0, 0, 48, 61)),
+        ],
+        ids=str,
+    )
     @pytest.mark.parametrize("channels", ["rgb", "bgr"])
     def test_only_the_place_of_an_image_is_worked_on(self, place, channels):
         top, left, bottom, right = place
