@@ -79,7 +79,8 @@ class Params(Settings):
         base, train = tree.get("base"), tree.get("train", {})
         task = base.get("task") if isinstance(base, dict) else None
         if task in ("classification", "detection") and isinstance(train, dict):
-            return {**tree, "train": with_recipe(train, task)}
+            several = base.get("multi_label") is True
+            return {**tree, "train": with_recipe(train, task, several)}
         return tree  # of another form than it should be: that is said below
 
     @model_validator(mode="after")
@@ -246,6 +247,12 @@ def schema_lines(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[
         yield f"  {prefix}{key} ({inside}): {field.description}"
 
 
+def _named_by_recipe(params: Params) -> dict[str, Any]:
+    """What the recipe in force says, by dotted key."""
+    base, train = params.base, params.train
+    return _flat(recipe_values(train.recipe, base.task, train.backbone, base.multi_label))
+
+
 def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
     """The section `train` of a file with a recipe, a line a key: its value and where that is from.
 
@@ -265,8 +272,7 @@ def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
     except ValidationError:
         load(path)  # says what is wrong, unless only the recipe is
         raise ParamsError(f"{path}: does not go with the recipe {name}") from None
-    recipe = params.train.recipe
-    named = _flat(recipe_values(recipe, params.base.task, params.train.backbone))
+    recipe, named = params.train.recipe, _named_by_recipe(params)
     stated = {key for key, value in _flat(given).items() if value is not None}
     yield f"# {recipe}: {RECIPES[recipe].purpose}"
     yield f"# After {RECIPES[recipe].source}."
@@ -281,8 +287,7 @@ def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
 
 def _recipe_in_words(path: Path, params: Params) -> str:
     """How much of its recipe a file leaves in force."""
-    recipe = params.train.recipe
-    named = set(_flat(recipe_values(recipe, params.base.task, params.train.backbone)))
+    recipe, named = params.train.recipe, _named_by_recipe(params)
     given = _flat(_tree(path).get("train") or {})
     replaced = [key for key in named if given.get(key) is not None]
     return f"recipe {recipe}: {len(replaced)} of its {len(named)} values are set otherwise here"
