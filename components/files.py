@@ -26,7 +26,7 @@ _REFUSALS = {
     errno.EIO: "the disk reports an input/output error",
 }
 
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # some network and special file systems
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network and special file systems
 
 
 @contextmanager
@@ -39,7 +39,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     folder that replaces another one there is for a moment neither: two renames are needed.
 
     Raises:
-        WriteError: the disk is full, or refuses for another reason.
+        WriteError: the disk is full, or refuses for another reason. If it refuses no more than to
+            flush the rename, `path` is the new version.
     """
     path = Path(path)
     with _scratch_beside(path) as scratch:
