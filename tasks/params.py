@@ -135,7 +135,7 @@ def load(path: Path) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
+        lines = _explained(error)
         plural = "s" if len(lines) > 1 else ""
         raise ParamsError(
             f"{path}: {len(lines)} error{plural}\n" + "\n".join(f"  {line}" for line in lines)
@@ -157,10 +157,24 @@ def _tree(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _explain(item: Any) -> str:
+# A union's members appear in a pydantic error's location; they are no keys of the file.
+_MEMBERS = {"bool", "str", "float", "constrained-float"}
+
+
+def _explained(error: ValidationError) -> list[str]:
+    """What is wrong, a line for each key: a value that no member of a union takes is told once."""
+    by_key: dict[tuple[str, ...], Any] = {}
+    for item in error.errors(include_url=False):
+        parts = [str(part) for part in item["loc"]]
+        location = tuple(part for part in parts if part not in _MEMBERS and "[" not in part)
+        first = by_key.setdefault(location, item)
+        if first is not item and item["msg"] not in first["msg"]:
+            first["msg"] += f"; or: {item['msg'].removeprefix('Value error, ')}"
+    return [_explain(list(location), item) for location, item in by_key.items()]
+
+
+def _explain(location: list[str], item: Any) -> str:
     """One pydantic error as `dotted.path = value: what is allowed`."""
-    # A union's members appear in the location as type names; they are not keys of the file.
-    location = [str(part) for part in item["loc"] if part not in ("bool", "str")]
     dotted = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _keys(_section(location[:-1]))
