@@ -46,10 +46,12 @@ def build_merged(draft: Path, current: Result, verdict: Verdict) -> dict[str, st
         Where each new image went: path in the batch, and path in the data.
 
     Raises:
-        DataError: the splits of the two do not fit, or the data's format cannot take an image.
+        DataError: the splits of the two do not fit, the data's format cannot take an image, or a
+            link in the data is absolute.
     """
     _check_splits(current.reading, verdict)
     shutil.copytree(current.reading.root, draft, symlinks=True, copy_function=_link_or_copy)
+    _check_links(draft, current.reading.root)
     addition = Addition(draft, current, verdict)
     _ADDERS[current.reading.format](addition)
     return addition.added
@@ -139,6 +141,19 @@ def _check_splits(reading: Reading, verdict: Verdict) -> None:
             "give the batch without splits"
             + (", and preprocess will draw them" if not reading.splits else "")
         )
+
+
+def _check_links(draft: Path, data: Path) -> None:
+    """Refuse links by which what is written to the draft would go into the current data."""
+    real = os.path.realpath(data)
+    for folder, folders, names in os.walk(draft):
+        for name in (*folders, *names):
+            path = Path(folder, name)
+            if path.is_symlink() and Path(os.path.realpath(path)).is_relative_to(real):
+                raise DataError(
+                    f"{path.relative_to(draft).as_posix()}: a link into the data by the path "
+                    f"{path.readlink()}, which a new version of it cannot have; make it relative"
+                )
 
 
 def _link_or_copy(source: str, target: str) -> None:

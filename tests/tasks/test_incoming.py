@@ -222,6 +222,22 @@ REFUSED: dict[str, tuple[Callable[[Place], None], str]] = {
 }
 
 
+def test_nothing_is_written_through_a_link_into_the_data(boxes):
+    (boxes.data / "train").rename(boxes.data / "real")
+    (boxes.data / "annotations").rename(boxes.data / "json")
+    for name, target in (("train", "real"), ("annotations", "json")):
+        (boxes.data / name).symlink_to(boxes.data / target)
+    before = digest(boxes.data)
+    report = boxes.run()
+    assert report["verdict"] == "refused" and "make it relative" in report["reason"]
+    assert digest(boxes.data) == before
+    for name, target in (("train", "real"), ("annotations", "json")):
+        (boxes.data / name).unlink()
+        (boxes.data / name).symlink_to(target)
+    report = boxes.run()
+    assert report["verdict"] == "merged", report["reason"]
+
+
 def test_ids_of_data_in_quarantine(boxes):
     path = boxes.data / "annotations/instances_train.json"
     content = json.loads(path.read_text())
