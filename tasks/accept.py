@@ -58,9 +58,8 @@ def accept(params: Params, layout: Layout) -> list[str]:
 def _accept_splits(params: Params, layout: Layout, fingerprint: str) -> list[str]:
     """Record the splits that `preprocess` draws; what has changed, a line each."""
     from components.contract.accepted_splits import AcceptedSplits
-    from components.contract.split_links import near_duplicate_links
     from components.contract.tables import SPLITS, Dataset
-    from components.data.splits import assign_splits
+    from components.data.splits import asked_links, assign_splits
 
     old = AcceptedSplits.load(layout.accepted_splits)
     dataset = Dataset.load(layout.tables) if (layout.tables / "dataset.json").exists() else None
@@ -70,10 +69,7 @@ def _accept_splits(params: Params, layout: Layout, fingerprint: str) -> list[str
             "`python -m tasks.validate` again"
         )
     images, settings = dataset.images, params.preprocess
-    links = []
-    if settings.group_near_duplicates:
-        bits = params.validate_.near_duplicate_bits
-        links = near_duplicate_links(images["phash"].tolist(), bits)
+    links = asked_links(images, settings, params.validate_.near_duplicate_bits)
     splits, source = assign_splits(images, dataset.objects, settings, links, old)
     if source == "given":
         new, line = AcceptedSplits(), "the data brings its splits; those drawn before are given up"

@@ -24,15 +24,12 @@ def preprocess(params: Params, layout: Layout) -> Figures:
         DataError: an image fails that passed validation, or a split is empty.
     """
     from components.contract.accepted_splits import AcceptedSplits
-    from components.contract.split_links import near_duplicate_links
     from components.contract.tables import Dataset
     from components.data.pack import pack
+    from components.data.splits import asked_links
 
     dataset = Dataset.load(layout.tables)
-    links: list[tuple[int, int]] = []
-    if params.preprocess.group_near_duplicates:
-        bits = params.validate_.near_duplicate_bits
-        links = near_duplicate_links(dataset.images["phash"].tolist(), bits)
+    bits = params.validate_.near_duplicate_bits
     store = pack(
         dataset,
         layout.root / params.base.data,
@@ -41,7 +38,7 @@ def preprocess(params: Params, layout: Layout) -> Figures:
         max_pixels=round(params.validate_.max_megapixels * 1e6),
         max_bytes=round(params.validate_.max_file_megabytes * 1e6),
         progress=lambda rows: progress_bar(rows, len(dataset.images), "images"),
-        near_duplicates=links,
+        near_duplicates=asked_links(dataset.images, params.preprocess, bits),
         accepted=AcceptedSplits.load(layout.accepted_splits),
     )
     size = (layout.prepared / "images.bin").stat().st_size

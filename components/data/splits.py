@@ -31,7 +31,7 @@ from collections.abc import Collection, Iterable
 import pandas as pd
 
 from components.contract.accepted_splits import AcceptedSplits
-from components.contract.split_links import linked_keys, place
+from components.contract.split_links import linked_keys, near_duplicate_links, place
 from components.data.settings import PreprocessSettings
 from components.errors import DataError
 
@@ -77,6 +77,21 @@ def assign_splits(
                 f"training needs images to learn from and others to be measured on; {remedy}"
             )
     return splits.astype(str), source
+
+
+def asked_links(
+    images: pd.DataFrame, settings: PreprocessSettings, bits: int
+) -> list[tuple[int, int]]:
+    """Pairs of positions in `images` that look the same, if these are to share a drawn split.
+
+    Args:
+        images: the canonical table; `phash` is read.
+        settings: `group_near_duplicates`.
+        bits: most bits by which the hashes of images that look the same differ.
+    """
+    if not settings.group_near_duplicates:
+        return []
+    return near_duplicate_links(images["phash"].tolist(), bits)
 
 
 def _drawn(
