@@ -220,7 +220,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         view = draw_window(shape, size, settings, rng)
         boxes, labels = self.store.boxes(row)
         if self.copy_paste is not None:
-            scene = self.copy_paste.draw(Scene(self.store.image(row), boxes, labels), rng)
+            scene = self.copy_paste.draw(Scene(pixels.numpy(), boxes, labels), rng)
             if scene.boxes is not boxes:
                 pixels, boxes, labels = torch.from_numpy(scene.pixels), scene.boxes, scene.labels
         boxes, kept = seen_boxes(boxes, view, size)

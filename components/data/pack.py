@@ -59,11 +59,21 @@ def pack(
         accepted: drawn splits that stay as they are.
 
     Raises:
-        DataError: an image that passed validation cannot be read any more, or has changed; or a
-            split is empty.
+        DataError: an image that passed validation cannot be read any more, or its size has
+            changed; a split is empty; or nothing in train has a label or a box.
     """
     images = dataset.images.reset_index(drop=True)
     splits, source = assign_splits(images, dataset.objects, settings, near_duplicates, accepted)
+    learnt = images["image_id"][splits == "train"]
+    objects = dataset.objects
+    if dataset.task == "detection":
+        objects = objects[~objects["is_crowd"]]  # crowds are not learnt
+    if not objects["image_id"].isin(learnt).any():
+        raise DataError(
+            f"{raw_root}: none of the {len(learnt)} images of the train split has a "
+            f"{'box' if dataset.task == 'detection' else 'label'}: there is nothing to learn; "
+            "are the annotations where the validation report says they were looked for?"
+        )
     # Of several labels, some stand for what a centre crop would cut off.
     whole = dataset.task == "detection" or dataset.multi_label
     resize: Resize = "letterbox" if whole else "crop"

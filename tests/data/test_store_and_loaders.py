@@ -52,7 +52,7 @@ def test_a_cut_file_is_noticed(tmp_path):
 class TestStorage:
     """The same images packed as raw pixels and as JPEG."""
 
-    def packed(self, folder, **settings):
+    def packed(self, folder, crowd=False, **settings):
         rows, objects = [], []
         raw = folder / "raw"
         if not raw.exists():
@@ -69,7 +69,7 @@ class TestStorage:
                 | {"sha256": text * 64, "phash": text * 16}
             )
             box = {"x": 3.5, "y": 7.25, "width": 31.0, "height": 20.0, "area": 620.0}
-            objects.append({"image_id": number, "label": "a", "is_crowd": False, **box})
+            objects.append({"image_id": number, "label": "a", "is_crowd": crowd, **box})
         tables = build(rows, objects, "detection")
         dataset = Dataset(*tables, ("a",), "detection", "coco")
         chosen = PreprocessSettings(image_size=64, **settings)
@@ -82,6 +82,11 @@ class TestStorage:
             original = np.asarray(Image.open(tmp_path / "raw" / f"{row}.png"))
             expected = scale_image(original, store.image(row).shape[:2])
             assert np.array_equal(store.image(row), expected)
+
+    def test_nothing_to_learn_is_told_before_any_training(self, tmp_path):
+        with pytest.raises(DataError, match="none of the 6 images of the train split has a box"):
+            self.packed(tmp_path, crowd=True)
+        assert not (tmp_path / "store").exists()
 
     @pytest.mark.parametrize(
         ("change", "message"),
