@@ -24,6 +24,7 @@ _SAME_BOX = 0.95  # IoU
 _MANY_BOXES = 300
 _NEIGHBOURS = 32  # boxes that begin near a box and are compared with it
 _BLOCK = 8192  # boxes compared at once
+_MOST_COMPARED = 10_000  # boxes of one image; beyond, only equal ones are sought
 _UNIT = 1.0 + 1e-6  # where fractions end
 _UNIT_SIDE = 2.0  # pixels: from here on the sides of a box cannot be fractions
 _FARTHEST = 1e9  # pixels
@@ -162,10 +163,10 @@ def check_boxes(
     numbers = np.bincount(boxes.images, minlength=len(reading.images))
     for index in np.flatnonzero(numbers > _MANY_BOXES):
         path = reading.images[index].path
-        allowed = f"at most {_MANY_BOXES}"
-        yield finding(
-            "many-boxes", path, "very many boxes", int(numbers[index]), allowed, image=path
-        )
+        message, allowed = "very many boxes", f"at most {_MANY_BOXES}"
+        if numbers[index] > _MOST_COMPARED:
+            message += f"; of more than {_MOST_COMPARED:,} only equal ones are told"
+        yield finding("many-boxes", path, message, int(numbers[index]), allowed, image=path)
     yield from _check_repeated(reading, columns, boxes)
 
 
@@ -241,7 +242,8 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Boxes with an IoU above `_SAME_BOX` with an earlier box of the same image.
 
     Boxes that begin at nearly the same x, or the same y, are compared, at most `_NEIGHBOURS` of
-    them with each: enough but for piles of them, of which some are found.
+    them with each: enough but for piles of them, of which some are found. Of images with more than
+    `_MOST_COMPARED` different boxes, only equal boxes are.
 
     Args:
         images: [N] image of each box.
@@ -258,6 +260,7 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
     )
     leaders = order[fresh]  # the earliest of each run of equal boxes
     firsts, seconds = [leaders[np.cumsum(fresh) - 1][~fresh]], [order[~fresh]]
+    leaders = leaders[np.bincount(images[leaders])[images[leaders]] <= _MOST_COMPARED]
     by_y = leaders[np.lexsort((xywh[leaders, 1], images[leaders]))]
     for axis, members in ((0, leaders), (1, by_y)):
         one, two = _near_pairs(images[members], xywh[members], axis)
