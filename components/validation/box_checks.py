@@ -252,7 +252,7 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         [R] an earlier box, and [R] the box that repeats it, which occurs only once.
     """
-    order = np.lexsort((xywh[:, 1], xywh[:, 0], images))
+    order = np.lexsort((*xywh.T[::-1], images))
     fresh = np.ones(len(order), dtype=bool)
     ordered = xywh[order]
     fresh[1:] = (images[order][1:] != images[order][:-1]) | (ordered[1:] != ordered[:-1]).any(
