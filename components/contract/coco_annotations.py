@@ -71,7 +71,7 @@ def read_annotations(
         for index, place in zip(compress(range(len(used)), used), places, strict=True)
     ]
     columns = (compress(column, used) for column in (labels, boxes, areas, crowds))
-    return list(map(RawObject, places, *columns, where, compress(masks, used)))  # type: ignore[arg-type]
+    return list(map(RawObject, places, *columns, where, compress(masks, used)))
 
 
 class _Annotations:

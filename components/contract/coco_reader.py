@@ -30,10 +30,13 @@ from components.contract.reading import SPLIT_NAMES, RawImage, Reading
 from components.contract.split_words import image_folders, split_of, split_word
 from components.errors import DataError
 
-__all__ = ["find_files", "read_coco", "read_coco_file", "split_word"]
+__all__ = ["OWN_KEYS", "find_files", "read_coco", "read_coco_file", "split_word"]
 
-_READ = ("id", "file_name", "width", "height")  # keys of an image's row that are no user's column
-_COCO_ONLY = ("license", "coco_url", "flickr_url", "date_captured")  # say nothing to learn from
+# Keys of an image's row that are no columns of the user: those that are read, and those that say
+# nothing to learn from.
+OWN_KEYS = frozenset(
+    ("id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured")
+)
 
 
 def read_coco(root: Path, classes: Sequence[str] | None) -> Reading:
@@ -166,7 +169,7 @@ class _Reader:
     def __init__(self, reading: Reading, files: DataFiles) -> None:
         self.reading, self.files = reading, files
         self.named: dict[str, str] = {}  # path of an image: where it was named first
-        self.columns = ImageColumns({*_READ, *_COCO_ONLY})
+        self.columns = ImageColumns(OWN_KEYS)
 
     def read(self, file: _CocoFile, categories: dict[int, str], folders: list[str]) -> None:
         """Append one file's images, looked up in `folders`, and their objects."""
@@ -193,8 +196,8 @@ class _Reader:
         path, escape = None, None
         try:
             path = self.files.find(name, folders)
-        except PathEscape as fault:
-            escape = str(fault)
+        except PathEscape as error:
+            escape = str(error)
         image = path or name
         number = json_whole(row.get("id"))
         if number is None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.contract.image_columns import GROUP_KEYS
+
 # Names of a column, the first that is there counts. Case, spaces and hyphens do not matter.
 PATH = (
     *("path", "image_path", "file_path", "filepath", "img_path"),
@@ -19,7 +21,6 @@ PATH = (
 LABEL = ("label", "class", "category", "label_name", "class_name", "category_name")
 LABELS = ("labels", "classes", "categories", "tags")
 SPLIT = ("split", "subset")
-GROUP = ("group", "group_id")
 _CORNERS = [
     names.split() for names in ("xmin ymin xmax ymax", "x_min y_min x_max y_max", "x1 y1 x2 y2")
 ]
@@ -80,7 +81,7 @@ def find_columns(header: Sequence[str]) -> Columns:
     size = all_of(_SIZES)
     if size and box and set(size) & set(box):
         size = None
-    path, label, labels, split, group = map(one, (PATH, LABEL, LABELS, SPLIT, GROUP))
+    path, label, labels, split, group = map(one, (PATH, LABEL, LABELS, SPLIT, GROUP_KEYS))
     area = place.get("area") if box else None
     crowd = one(("is_crowd", "iscrowd")) if box else None
     used = {path, label, labels, split, group, area, crowd, *(box or ()), *(size or ())}

@@ -115,12 +115,12 @@ def several_labels(rows: CsvRows) -> Iterator[RawObject]:
         [name.strip() for name in _SEPARATOR.split(text)] if text.strip() else []
         for text in column.texts
     ]
-    for code, found in enumerate(names):
-        if not all(found) or len(set(found)) < len(found):
-            message = "labels must be names separated by | or ;, each there once"
-            for row in np.flatnonzero((column.codes == code) & (rows.places >= 0)).tolist():
-                rows.tell("label-row-broken", row, message, column.texts[code])
-            names[code] = []
+    broken = [not all(found) or len(set(found)) < len(found) for found in names]
+    message = "labels must be names separated by | or ;, each there once"
+    wrong = np.array(broken, dtype=bool)[column.codes] & (rows.places >= 0)
+    for row in np.flatnonzero(wrong).tolist():
+        rows.tell("label-row-broken", row, message, column.texts[column.codes[row]])
+    names = [[] if faulty else found for found, faulty in zip(names, broken, strict=True)]
     row_of = np.repeat(
         np.arange(len(column.codes)), np.array(list(map(len, names)), dtype=np.int64)[column.codes]
     )
@@ -187,7 +187,7 @@ def box_objects(rows: CsvRows) -> Iterator[RawObject]:
         for line, place in zip(rows.cells.lines[used].tolist(), places, strict=True)
     ]
     xywh = zip(*boxes[used].T.tolist(), strict=True)
-    return map(RawObject, places, column.pick(used), xywh, areas, crowds, where)  # type: ignore[arg-type]
+    return map(RawObject, places, column.pick(used), xywh, areas, crowds, where)
 
 
 def flag_of(text: str) -> bool | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, KeysView, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -44,14 +44,14 @@ class DataFiles:
         self.findings = [] if findings is None else findings
         self._real_root = self.root.resolve()
         self._listed: dict[str, dict[str, Kind]] = {}  # folder: what is in it
-        self._sorted: dict[str, tuple[list[str], list[str]]] = {}  # folder: its files, its folders
+        self._sorted: dict[str, tuple[dict[str, None], list[str]]] = {}  # its files, its folders
         self._images: dict[str, dict[str, list[str]]] = {}
         self._targets: dict[str, str | None] = {}  # link: the folder it leads to
         self._places: dict[str, str | None] = {}  # folder as named: the real one
 
-    def files(self, folder: str) -> list[str]:
+    def files(self, folder: str) -> KeysView[str]:
         """Names of the visible files of a folder, sorted; none if there is no such folder."""
-        return self._scan(folder)[0]
+        return self._scan(folder)[0].keys()
 
     def folders(self, folder: str) -> list[str]:
         """Names of the visible folders of a folder, sorted."""
@@ -202,18 +202,21 @@ class DataFiles:
                 self._report("annotations-unreadable", folder or ".", message)
         return self._listed[folder]
 
-    def _scan(self, folder: str) -> tuple[list[str], list[str]]:
+    def _scan(self, folder: str) -> tuple[dict[str, None], list[str]]:
         """Names of the visible files and folders of a folder; those that lead out are reported."""
         folder = "" if folder == "." else folder
         if folder not in self._sorted:
-            files, folders = self._sorted[folder] = ([], [])
+            files, folders = self._sorted[folder] = ({}, [])
             try:
                 if folder:
                     resolve_inside(self.root, folder)
                 for name, kind in sorted(self._list(folder).items()):
-                    if not name.startswith(".") and self._is_sound(join(folder, name), kind):
-                        # What is not a regular file is refused when it is opened.
-                        (folders if kind == "folder" else files).append(name)
+                    if name.startswith(".") or not self._is_sound(join(folder, name), kind):
+                        continue
+                    if kind == "folder":
+                        folders.append(name)
+                    else:  # what is not a regular file is refused when it is opened
+                        files[name] = None
             except PathEscape as fault:
                 self._escape(folder, str(fault))
         return self._sorted[folder]

@@ -8,7 +8,8 @@ from typing import Any
 
 from components.contract.findings import shown
 
-GROUP_KEYS = ("group", "video_id", "patient_id")  # the first that an image's row has counts
+# Names of what images share; the first that an image's row has counts.
+GROUP_KEYS = ("group", "group_id", "video_id", "patient_id")
 _MOST = 256  # columns; more are no table, but an attack or a mistake
 _LONGEST = 100  # characters of a column's name
 _CANONICAL = {"image_id", "path", "sha256", "phash", "split"}

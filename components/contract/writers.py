@@ -23,6 +23,8 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from components.contract.coco_reader import OWN_KEYS
+from components.contract.image_columns import GROUP_KEYS
 from components.contract.paths import resolve_inside
 from components.contract.pixels import EXTENSIONS, FORMATS
 from components.contract.tables import Dataset
@@ -30,9 +32,8 @@ from components.errors import DataError
 from components.files import atomic_path, sha256
 
 _LONGEST_NAME = 255  # bytes that a file system takes
-# What the image table says in columns of its own, and what COCO calls it.
+# What the image table says in columns of its own.
 _CANONICAL = ("image_id", "path", "width", "height", "sha256", "phash", "group", "split")
-_COCO_KEYS = ("id", "file_name", "width", "height", "group")
 
 
 def write_coco(dataset: Dataset, raw_root: Path, target: Path, link: bool = False) -> None:
@@ -54,9 +55,12 @@ def write_coco(dataset: Dataset, raw_root: Path, target: Path, link: bool = Fals
     """
     if dataset.task != "detection":
         raise DataError("write_coco: COCO JSON is for boxes; write labels as folders")
-    clash = sorted(({*dataset.images.columns} - {*_CANONICAL}) & {*_COCO_KEYS})
+    clash = sorted(({*dataset.images.columns} - {*_CANONICAL}) & {*OWN_KEYS, *GROUP_KEYS})
     if clash:
-        raise DataError(f"write_coco: the columns {clash} have names that COCO uses otherwise")
+        raise DataError(
+            f"write_coco: the columns {clash} have names that COCO uses otherwise; "
+            "rename or drop them"
+        )
     splits = _splits(dataset)
     _check_target(raw_root, target)
     rows = _annotations_by_image(dataset)

@@ -27,7 +27,7 @@ from components.contract.class_names import settle
 from components.contract.data_files import DataFiles, is_image, join
 from components.contract.file_findings import FileFindings, read_text
 from components.contract.findings import finding
-from components.contract.paths import PathEscape, check_relative, resolve_inside
+from components.contract.paths import PathEscape, check_relative
 from components.contract.pixels import ImageError, read_size
 from components.contract.reading import RawImage, RawObject, Reading
 from components.contract.yolo_config import YoloConfig, read_config, read_name_file
@@ -146,7 +146,7 @@ class _Reader:
             return
         assert part.list_file is not None
         text = read_text(self.root, part.list_file, _MAX_LIST_BYTES, faults) or ""
-        beside = PurePosixPath(part.list_file).parent.as_posix()
+        beside = part.list_file.rpartition("/")[0]
         for count, line in enumerate(text.split("\n"), 1):
             name = line.strip().removeprefix("./")
             if not name:
@@ -171,14 +171,7 @@ class _Reader:
 
     def _listed(self, name: str, beside: str) -> str | None:
         check_relative(name)
-        if not is_image(name):
-            return None
-        for place in dict.fromkeys((name, join(beside, name))):
-            path = resolve_inside(self.root, place)
-            folder = path.parent.relative_to(self.root).as_posix()
-            if path.name in self.files.files(folder):
-                return join(folder, path.name)
-        return None
+        return self.files.find(name, dict.fromkeys(("", beside))) if is_image(name) else None
 
     def _read_image(self, path: str, split: str | None, where: str, config: YoloConfig) -> bool:
         """Append one image and its objects; whether it has a label file."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from components.contract import file_findings
 from components.contract.coco_reader import read_coco
 from components.contract.findings import shown
-from components.contract.reading import Reading
+from components.contract.reading import MAX_TABLE_BYTES, Reading
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30}
 BOX = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
@@ -204,6 +204,39 @@ def test_a_defect_is_a_finding(tmp_path, value, check):
 )
 def test_sound_segmentation(tmp_path, segmentation):
     assert read(tmp_path, box(segmentation=segmentation)).findings == []
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    write(tmp_path, "annotations.json", content())
+    with (tmp_path / "annotations.json").open("r+b") as file:
+        file.truncate(MAX_TABLE_BYTES + 1)  # sparse: it takes no room
+    (finding,) = read_coco(tmp_path, None).findings
+    assert finding.check == "annotations-unreadable"
+    assert "at most 1024 MiB" in finding.message
+
+
+def test_broken_rows_leave_the_others_as_they_are(tmp_path):
+    """Rows are read by columns; each kind of fault stands between two sound rows."""
+    faults = [3, {"image_id": 8}, {"category_id": 4}, {"bbox": [1]}, {"area": "x"}, {"id": 1}]
+    rows = [BOX]
+    for number, fault in enumerate(faults):
+        broken = BOX | {"id": 100 + number} | fault if isinstance(fault, dict) else fault
+        rows += [broken, BOX | {"id": 10 + number, "bbox": [number, 2, 3, 4.5], "iscrowd": 1}]
+    reading = read(tmp_path, content(annotations=rows))
+    where = [item.where.split(" of ")[0].split(": ")[1] for item in reading.objects]
+    # Those of which only the area or the id is broken are used.
+    assert where == [f"annotations[{n}]" for n in (0, 2, 4, 6, 8, 9, 10, 11, 12)]
+    assert [item.box for item in reading.objects if item.is_crowd] == [
+        (float(n), 2.0, 3.0, 4.5) for n in range(6)
+    ]
+    assert sorted((item.check, item.where.split(": ")[1]) for item in reading.findings) == [
+        ("annotation-broken", "annotations[1]"),
+        ("area-broken", "annotations[9]"),
+        ("box-broken", "annotations[7]"),
+        ("class-unknown", "annotations[5]"),
+        ("duplicate-annotation-id", "annotations[11]"),
+        ("image-id-unknown", "annotations[3]"),
+    ]
 
 
 def test_a_huge_integer_is_not_a_crash(tmp_path):

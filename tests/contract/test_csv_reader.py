@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.contract.csv_reader import find_files, read_csv
-from components.contract.reading import Reading
+from components.contract.reading import MAX_TABLE_BYTES, Reading
 from components.errors import DataError
 
 HEADER = "path,label,x,y,width,height\n"
@@ -284,6 +284,61 @@ def test_boxes_are_not_for_classification(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(DataError, match="no CSV file"):
         read_csv(tmp_path, "detection")
+
+
+def test_images_that_no_row_names(tmp_path):
+    touch(tmp_path, "b.jpg", "more/c.png", "more/d.png", "notes.txt", ".e.jpg")
+    reading = read(tmp_path, "path,label\na.jpg,cat\n")
+    assert [(item.check, item.where, item.value, item.image) for item in reading.findings] == [
+        ("image-without-label", ".", "1", "b.jpg"),
+        ("image-without-label", "more", "2", ""),
+    ]
+
+
+def test_an_image_without_a_label_is_not_used(tmp_path):
+    reading = read(tmp_path, "path,label\na.jpg,\nb.jpg, \nc.jpg,cat\n")
+    assert [(item.check, item.where, item.image) for item in reading.findings] == [
+        ("image-without-label", "labels.csv: line 2", "a.jpg"),
+        ("image-without-label", "labels.csv: line 3", "b.jpg"),
+    ]
+    assert [image.path for image in reading.images] == ["images/c.jpg"]
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    with (tmp_path / "labels.csv").open("r+b") as file:
+        file.truncate(MAX_TABLE_BYTES + 1)  # sparse: it takes no room
+    finding, none = read_csv(tmp_path, "classification").findings
+    assert (finding.check, none.check) == ("annotations-unreadable", "no-classes")
+    assert "at most 1024 MiB" in finding.message
+
+
+ROWS = [
+    "a.jpg,cat,1,2,3,4\n",
+    "b.jpg,dog,5,6.5,7,8\n",
+    "./a.jpg,cat,9,9,9,9\n",
+    "c.jpg,,,,,\n",
+    "b.jpg,dog,x,6,7,8\n",
+    "z.jpg,dog,1,6,7,8\n",
+]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False], ids=["newline at the end", "none"])
+def test_quotes_change_nothing(tmp_path, newline, last):
+    """A table without quotes is cut by another parser than one with them."""
+    plain = (HEADER + "".join(ROWS)).replace("\n", newline)
+    plain = plain if last else plain.removesuffix(newline)
+    quoted = plain.replace("cat", '"cat"', 1)
+    one, two = (read(tmp_path, text, "detection") for text in (plain, quoted))
+    assert (one.images, one.objects) == (two.images, two.objects)
+    assert one.findings == two.findings
+    assert sorted(checks(one)) == ["box-broken", "file-missing"]
+
+
+def test_empty_lines_do_not_shift_the_lines_that_are_told(tmp_path):
+    reading = read(tmp_path, "path,label\n\na.jpg,cat\n\n\nz.jpg,cat\n")
+    assert [item.where for item in reading.findings] == ["labels.csv: line 6"]
 
 
 def test_many_findings_are_counted(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from five_formats import make, write
 from raw_data_helpers import coco_content, write_coco, write_folders, write_image
 
 from components.contract import writers
@@ -75,6 +76,39 @@ def test_boxes_without_splits(tmp_path):
     writers.write_coco(before, raw, tmp_path / "out")
     assert content(tables(tmp_path / "out", "detection")) == content(before)
     assert (tmp_path / "out/images/0.png").is_file()
+
+
+def test_groups_and_columns_of_a_csv_survive_the_way_to_coco_and_back(tmp_path):
+    """Each kind of column, with and without gaps; a code that is no number; Unicode."""
+    raw = make("detection", seed=6, counts={"train": 3, "val": 3})
+    columns = {
+        "age": [3, 4, 5, 6, 7, 8],
+        "weight": [0.5, 1, 2, "", 4, 5e-7],
+        "seen": ["true", "false", "true", "true", "false", "false"],
+        "code": ["007", "12", "", "1", "2", "3"],
+        "länge": ["a,b", 'say "é"', "", "=1+1", "x\ny", "日本"],
+        "hour": [1, "", 3, 4, 5, 6],
+    }
+    for number, sample in enumerate(raw.samples):
+        sample.columns = {name: values[number] for name, values in columns.items()}
+        sample.group = [None, "p1", "7", "né", "x y", None][number]
+    root = write(raw, tmp_path / "raw", "csv")
+    before = tables(root, "detection")
+    assert {*columns, "group"} <= {*before.images.columns}
+    assert before.images["group"].notna().sum() == 4
+    writers.write_coco(before, root, tmp_path / "out")
+    after = tables(tmp_path / "out", "detection")
+    assert content(after) == content(before)
+    assert [*after.images.dtypes] == [*before.images.dtypes]
+    assert [*after.images.columns] == [*before.images.columns]
+
+
+@pytest.mark.parametrize("name", ["id", "license", "video_id", "file_name"])
+def test_columns_that_coco_reads_otherwise_are_refused(boxes, tmp_path, name):
+    plain = tables(boxes, "detection")
+    odd = replace(plain, images=plain.images.assign(**{name: "x"}))
+    with pytest.raises(DataError, match=rf"\['{name}'\] have names that COCO uses otherwise"):
+        writers.write_coco(odd, boxes, tmp_path / "out")
 
 
 def test_coco_keeps_masks_crowds_groups_and_columns(boxes, tmp_path):
