@@ -43,4 +43,4 @@ bench: setup  ## measure, side by side with peers (benchmarks/ has longer compar
 	@for script in memory mosaic speed; do echo "== $$script"; python -m benchmarks.$$script || exit 1; done
 
 clean:  ## remove what runs wrote; raw data and the DVC cache stay
-	@rm -rf data/.*.part data/tables data/prepared models reports metrics plots dvc_plots .resume wandb .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf data/.*.part data/tables data/facts.parquet data/prepared models reports metrics plots dvc_plots .resume wandb .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,7 @@ _REFUSALS = {
     errno.EIO: "the disk reports an input/output error",
 }
 
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # some network and special file systems
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network and special file systems
 
 
 @contextmanager
@@ -35,10 +35,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The block may create a file or a folder there. On an error what it wrote is removed and `path`
     stays as it was. When this returns, what was written survives a loss of power; whenever that
-    happens before, `path` is the old version or the new one, and never a name without content.
+    happens before, `path` is the old version or the new one, and never a name without content. Of a
+    folder that replaces another one there is for a moment neither: two renames are needed.
 
     Raises:
-        WriteError: the disk is full, or refuses for another reason.
+        WriteError: the disk is full, or refuses for another reason. If it refuses no more than to
+            flush the rename, `path` is the new version.
     """
     path = Path(path)
     with _scratch_beside(path) as scratch:
@@ -46,13 +48,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield draft
         sync(draft)
         aside = scratch / f"{path.name}.old"
-        if draft.is_dir() and path.is_dir():
-            # A folder cannot be renamed over another; move the old one aside first.
-            path.rename(aside)
         try:
+            if draft.is_dir() and path.is_dir():
+                # A folder cannot be renamed over another; move the old one aside first.
+                path.rename(aside)
             draft.replace(path)
-        except OSError:
-            if aside.exists():
+        except BaseException:  # an interrupt too must not take the old one with the scratch folder
+            if aside.exists() and not path.exists():
                 aside.rename(path)
             raise
         sync(path.parent, deep=False)

@@ -66,11 +66,10 @@ def incoming(params: Params, layout: Layout, batch: Path, merge: bool) -> dict[s
             versions.recover(data)
         current = _validated(data, params, load_facts(layout.facts))
         if current.num_errors:
-            errors = current.stopping
-            plural = "" if len(errors) == 1 else "s"
+            plural = "" if current.num_errors == 1 else "s"
             raise DataError(
-                f"base.data = {params.base.data}: the data itself has {len(errors)} error{plural}, "
-                f"such as {errors[0]}; mend that before anything is added"
+                f"base.data = {params.base.data}: the data itself has {current.num_errors:,} "
+                f"error{plural}, such as {current.stopping[0]}; mend that before anything is added"
             )
         verdict = check_batch(batch, current, params.validate_)
         report = _report(params, batch, verdict, current)
@@ -222,7 +221,7 @@ def _stages(file: Path) -> Iterator[tuple[str, set[str]]]:
         return
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     for name, stage in (content.get("stages") or {}).items():
-        outs = stage.get("outs", []) if isinstance(stage, dict) else []
+        outs = (stage.get("outs") or []) if isinstance(stage, dict) else []
         yield name, {next(iter(out)) if isinstance(out, dict) else out for out in outs}
 
 

@@ -79,7 +79,8 @@ class Params(Settings):
         base, train = tree.get("base"), tree.get("train", {})
         task = base.get("task") if isinstance(base, dict) else None
         if task in ("classification", "detection") and isinstance(train, dict):
-            return {**tree, "train": with_recipe(train, task)}
+            several = base.get("multi_label") is True
+            return {**tree, "train": with_recipe(train, task, several)}
         return tree  # of another form than it should be: that is said below
 
     @model_validator(mode="after")
@@ -134,7 +135,7 @@ def load(path: Path) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
+        lines = _explained(error)
         plural = "s" if len(lines) > 1 else ""
         raise ParamsError(
             f"{path}: {len(lines)} error{plural}\n" + "\n".join(f"  {line}" for line in lines)
@@ -156,10 +157,24 @@ def _tree(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _explain(item: Any) -> str:
+# A union's members appear in a pydantic error's location; they are no keys of the file.
+_MEMBERS = {"bool", "str", "float", "constrained-float"}
+
+
+def _explained(error: ValidationError) -> list[str]:
+    """What is wrong, a line for each key: a value that no member of a union takes is told once."""
+    by_key: dict[tuple[str, ...], Any] = {}
+    for item in error.errors(include_url=False):
+        parts = [str(part) for part in item["loc"]]
+        location = tuple(part for part in parts if part not in _MEMBERS and "[" not in part)
+        first = by_key.setdefault(location, item)
+        if first is not item and item["msg"] not in first["msg"]:
+            first["msg"] += f"; or: {item['msg'].removeprefix('Value error, ')}"
+    return [_explain(list(location), item) for location, item in by_key.items()]
+
+
+def _explain(location: list[str], item: Any) -> str:
     """One pydantic error as `dotted.path = value: what is allowed`."""
-    # A union's members appear in the location as type names; they are not keys of the file.
-    location = [str(part) for part in item["loc"] if part not in ("bool", "str")]
     dotted = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _keys(_section(location[:-1]))
@@ -246,6 +261,12 @@ def schema_lines(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[
         yield f"  {prefix}{key} ({inside}): {field.description}"
 
 
+def _named_by_recipe(params: Params) -> dict[str, Any]:
+    """What the recipe in force says, by dotted key."""
+    base, train = params.base, params.train
+    return _flat(recipe_values(train.recipe, base.task, train.backbone, base.multi_label))
+
+
 def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
     """The section `train` of a file with a recipe, a line a key: its value and where that is from.
 
@@ -265,8 +286,7 @@ def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
     except ValidationError:
         load(path)  # says what is wrong, unless only the recipe is
         raise ParamsError(f"{path}: does not go with the recipe {name}") from None
-    recipe = params.train.recipe
-    named = _flat(recipe_values(recipe, params.base.task, params.train.backbone))
+    recipe, named = params.train.recipe, _named_by_recipe(params)
     stated = {key for key, value in _flat(given).items() if value is not None}
     yield f"# {recipe}: {RECIPES[recipe].purpose}"
     yield f"# After {RECIPES[recipe].source}."
@@ -281,8 +301,7 @@ def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
 
 def _recipe_in_words(path: Path, params: Params) -> str:
     """How much of its recipe a file leaves in force."""
-    recipe = params.train.recipe
-    named = set(_flat(recipe_values(recipe, params.base.task, params.train.backbone)))
+    recipe, named = params.train.recipe, _named_by_recipe(params)
     given = _flat(_tree(path).get("train") or {})
     replaced = [key for key in named if given.get(key) is not None]
     return f"recipe {recipe}: {len(replaced)} of its {len(named)} values are set otherwise here"

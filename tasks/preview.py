@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         print(preview(load(args.params), Layout(), max(1, args.images), max(1, args.epochs)))
     except TimmflowError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: preview: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -103,8 +103,8 @@ def recolor(
         images: RGB uint8 [B, 3, H, W], channels last in memory.
         changes: [B, 3], of each image; see `joined_steps`.
         mean, std, channels: see `normalize`.
-        seen: [B, 4], (top, left, bottom, right) outside of which each image has but the colour of
-            its last pixel; None where nothing is known. It saves time on a CPU.
+        seen: [B, 4], (top, left, bottom, right) outside of which each image has but one colour;
+            None where nothing is known. It saves time on a CPU.
 
     Returns:
         float [B, 3, H, W], channels last in memory.
@@ -157,6 +157,8 @@ def _recolor_one(
     """
     size = len(block)
     top, left, bottom, right = place
+    # Where the place reaches the last corner, what lies outside of it begins in the first.
+    outside = image[0, :3] if top or left else image[-1, -3:]
     # Whole vectors; what is then changed beyond the place is of one colour, and becomes so.
     left, right = 3 * left // size * size, -(-3 * right // size) * size
     width = right - left
@@ -168,10 +170,10 @@ def _recolor_one(
         torch.clamp(values.view(-1, width), low, high, out=target[part])
     rest = (target[:top], target[bottom:], target[top:bottom, :left], target[top:bottom, right:])
     if any(area.numel() for area in rest):
-        last = torch.addmm(shift, image[-1:, -size:].float(), block)[0]
-        last = last.clamp(limits[0][:size], limits[1][:size]).repeat(image.shape[1] // size)
+        colour = torch.addmm(shift, outside.float().repeat(size // 3)[None], block)[0]
+        colour = colour.clamp(limits[0][:size], limits[1][:size]).repeat(image.shape[1] // size)
         for area in rest:
-            area.copy_(last[: area.shape[1]])
+            area.copy_(colour[: area.shape[1]])
 
 
 def draw_hsv(shares: tuple[float, float, float], rng: np.random.Generator) -> tuple[float, ...]:

@@ -44,7 +44,8 @@ def preview_picture(data: PreparedDataModule, rows: list[int], num_epochs: int) 
 
 
 def _drawn(batch: Batch, data: PreparedDataModule) -> list[np.ndarray]:
-    classes = data.store.info.classes
+    info = data.store.info
+    classes = info.classes
     images: Tensor = batch["images"]
     pictures = []
     for number, image in enumerate(images):
@@ -58,7 +59,9 @@ def _drawn(batch: Batch, data: PreparedDataModule) -> list[np.ndarray]:
                 draw.rectangle(box, outline=colour)
                 draw.text((box[0] + 2, box[1]), classes[label], fill=colour)
         else:
-            name = classes[int(batch["labels"][number])]
-            draw.text((3, 1), name, fill=_COLOURS[0], stroke_width=1, stroke_fill="white")
+            label = batch["labels"][number]
+            ids = label.nonzero()[:, 0].tolist() if info.multi_label else [int(label)]
+            text = "\n".join(classes[class_id] for class_id in ids) or "no label"
+            draw.text((3, 1), text, fill=_COLOURS[0], stroke_width=1, stroke_fill="white")
         pictures.append(np.array(picture))
     return pictures

@@ -67,12 +67,14 @@ def assign_splits(
     else:
         splits = _drawn(images, objects, settings, near_duplicates, accepted or AcceptedSplits())
         source = "hash"
+    remedy = "give more data, or raise preprocess.val_fraction"
+    if source == "given":
+        remedy = "give it images, or give the data without splits, to have them drawn"
     for split in ("train", "val"):
         if not (splits == split).any():
             raise DataError(
                 f"the {split} split is empty ({len(images)} images, splits from {source}): "
-                "training needs images to learn from and others to be measured on; give more "
-                "data, or raise preprocess.val_fraction"
+                f"training needs images to learn from and others to be measured on; {remedy}"
             )
     return splits.astype(str), source
 

@@ -88,28 +88,29 @@ class PreparedStore:
         if not (folder / "dataset.json").is_file():
             raise DataError(f"{folder}: no prepared data; run the preprocess stage first")
         facts = read_json(folder / "dataset.json")
-        info = StoreInfo(
-            **{
-                **facts,
-                "classes": tuple(facts["classes"]),
-                "image_size": tuple(facts["image_size"]),
-            }
-        )
-        index = pd.read_parquet(folder / "index.parquet")
-        objects = pd.read_parquet(folder / "objects.parquet")
+        remedy = "run the preprocess stage again"
+        try:
+            sides = {key: tuple(facts[key]) for key in ("classes", "image_size")}
+            info = StoreInfo(**{**facts, **sides})
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{folder / 'dataset.json'}: not of this version: {error}; {remedy}"
+            ) from None
+        try:
+            index = pd.read_parquet(folder / "index.parquet")
+            objects = pd.read_parquet(folder / "objects.parquet")
+        except FileNotFoundError as error:
+            raise DataError(f"{folder}: {error}; {remedy}") from None
         sizes = stored_bytes(info, index)
         expected = int(sizes.sum())
         file = folder / "images.bin"
         found = file.stat().st_size if file.is_file() else 0
         if found != expected:
-            raise DataError(
-                f"{file}: {found} bytes, but the index describes {expected}; "
-                "run the preprocess stage again"
-            )
+            raise DataError(f"{file}: {found} bytes, but the index describes {expected}; {remedy}")
         if not np.array_equal(index["offset"], np.cumsum(sizes) - sizes):
             raise DataError(
                 f"{folder / 'index.parquet'}: offset: the images do not follow one another; "
-                "run the preprocess stage again"
+                f"{remedy}"
             )
         return cls(folder, info, index, objects)
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LENGTHS = ("warmup_epochs", "freeze_epochs", "plain_epochs")
+_ONE_LABEL = ("label_smoothing", "balanced_sampling")  # of `classifier`
 _LINEAR = ("sgd", "sgdp", "lars")  # the others are adaptive
 
 
@@ -189,19 +190,32 @@ RECIPES: dict[str, Recipe] = {
 DEFAULT = "finetune"
 
 
-def recipe_values(name: str, task: str, backbone: str | None = None) -> dict[str, Any]:
-    """All that a recipe says for a task and a backbone; None: the recipe's own, if it has one."""
+def recipe_values(
+    name: str, task: str, backbone: str | None = None, multi_label: bool = False
+) -> dict[str, Any]:
+    """All that a recipe says.
+
+    Args:
+        name: of the recipe.
+        task: decides on its variant.
+        backbone: likewise; None: the recipe's own, if it has one.
+        multi_label: several labels an image: what is for one label is left out.
+    """
     recipe = RECIPES[name]
     values = _over(recipe.values, recipe.variants.get(task, {}))
-    return _over(values, recipe.variants.get(backbone or values.get("backbone", ""), {}))
+    values = _over(values, recipe.variants.get(backbone or values.get("backbone", ""), {}))
+    if multi_label and "classifier" in values:
+        classifier = {k: v for k, v in values["classifier"].items() if k not in _ONE_LABEL}
+        values = {**values, "classifier": classifier}
+    return values
 
 
-def with_recipe(given: Mapping[str, Any], task: str) -> dict[str, Any]:
+def with_recipe(given: Mapping[str, Any], task: str, multi_label: bool = False) -> dict[str, Any]:
     """The section `train` as it is to be checked: what is given, over its recipe's values.
 
     Args:
         given: as `params.yaml` has it; null counts as left out.
-        task: decides on the recipe's variant.
+        task, multi_label: see `recipe_values`.
 
     Raises:
         ValueError: the recipe is not for this task.
@@ -213,7 +227,7 @@ def with_recipe(given: Mapping[str, Any], task: str) -> dict[str, Any]:
     if task not in RECIPES[name].tasks:
         allowed = ", ".join(key for key, recipe in RECIPES.items() if task in recipe.tasks)
         raise ValueError(f"train.recipe = {name}: not for {task}; allowed: {allowed}")
-    below = recipe_values(name, task, stated.get("backbone"))
+    below = recipe_values(name, task, stated.get("backbone"), multi_label)
     epochs = stated.get("epochs")
     if "epochs" in below and isinstance(epochs, int) and not isinstance(epochs, bool):
         below = _in_proportion(below, epochs / below["epochs"])

@@ -19,6 +19,7 @@ from components.contract.readers import read_dataset
 from components.contract.reading import Reading
 from components.errors import DataError
 from components.validation.drift import check_drift
+from components.validation.image_checks import FLAT
 from components.validation.pixel_pass import ImageFacts
 from components.validation.profile import profile
 from components.validation.run import Result, validate_reading
@@ -35,7 +36,6 @@ _WHOLE_ONLY = {
     "split-missing",
     "split-empty",
 }
-_FLAT = 2.0  # contrast below which all images look alike
 _ROUNDING = 0.05  # pixels
 _AT_ONCE = 4_000_000  # pairs of hashes that are compared at a time
 
@@ -224,9 +224,9 @@ def _near_copies(
     there = [
         index
         for index, fact in enumerate(current.facts)
-        if not fact.fault and fact.contrast >= _FLAT
+        if not fact.fault and fact.contrast >= FLAT
     ]
-    here = [index for index in new if facts[index].contrast >= _FLAT]
+    here = [index for index in new if facts[index].contrast >= FLAT]
     if not here or not there:
         return
     known = np.array([int(current.facts[index].phash, 16) for index in there], dtype=np.uint64)

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from components.contract.findings import Finding, finding
+from components.validation.image_checks import FLAT
 from components.validation.pixel_pass import ImageFacts
 
 BLURRED = 0.2  # sharpness
 LOW_INFORMATION = 3.0  # bits a pixel
-FLAT = 2.0  # contrast below which `flat-image` says all there is to say
 ENOUGH = 10  # images, before a usual size means something
 ODD = 5.0  # robust standard deviations of the logarithm
 LEAST_FACTOR = 4.0  # of the median: sizes within it are never odd

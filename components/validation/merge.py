@@ -87,9 +87,8 @@ def check_merged(merged: Result, current: Result, verdict: Verdict) -> None:
         DataError: the merged data has errors, or its content is not that of the data and the new
             images together.
     """
-    errors = [item for item in merged.findings if item.severity == "error"]
     if merged.num_errors:
-        lines = "\n".join(f"  {item}" for item in errors[:5])
+        lines = "\n".join(f"  {item}" for item in merged.stopping[:5])
         raise DataError(f"merged, the data has {merged.num_errors} errors\n{lines}")
     wanted = _described(current.reading, current.facts, range(len(current.facts)))
     for content, images in _described(verdict.reading, verdict.facts, verdict.new).items():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from components.contract import coco_reader, csv_cells, csv_files, csv_header
+from components.contract.annotation_values import json_whole
 from components.contract.split_words import split_of, split_word
 from components.errors import DataError
 from components.files import read_json, write_text
@@ -32,8 +33,7 @@ def add_to_coco(addition: Addition) -> None:
         split = split_of(split_word(file.relative_to(draft).as_posix()))
         targets.setdefault(split, file)
     next_image, next_box = (
-        1
-        + max((row["id"] for rows in files.values() for row in rows[key] if "id" in row), default=0)
+        1 + max((number for rows in files.values() for number in _ids(rows[key])), default=0)
         for key in ("images", "annotations")
     )
     names = Names.everywhere(draft)
@@ -41,7 +41,7 @@ def add_to_coco(addition: Addition) -> None:
     for image in addition.images():
         content = files[targets[image.split]]
         if image.split not in places:
-            written = [row["file_name"] for row in content["images"]]
+            written = [row["file_name"] for row in content["images"] if "file_name" in row]
             places[image.split] = beside(addition.reading, image.split, written)
         folder, prefix = places[image.split]
         name = names.free(image)
@@ -69,6 +69,12 @@ def add_to_coco(addition: Addition) -> None:
     for split in places:
         # Renamed over the link, so that the file of the current data stays as it is.
         write_text(targets[split], json.dumps(files[targets[split]], allow_nan=False) + "\n")
+
+
+def _ids(rows: list[dict[str, Any]]) -> list[int]:
+    """Ids of rows; one at fault, whose image is in quarantine, is none."""
+    numbers = (json_whole(row.get("id")) for row in rows)
+    return [number for number in numbers if number is not None]
 
 
 class _Table:
@@ -122,6 +128,8 @@ class _Table:
             numbers = (x, y, x + width, y + height) if columns.corners else (x, y, width, height)
             for index, number in zip(columns.box, numbers, strict=True):
                 put(index, number)
+            if columns.area is not None:  # or it would be that of the box before
+                row[columns.area] = ""
             put(columns.area, item.area)
             put(columns.crowd, int(item.is_crowd))
             self._write(row)

@@ -9,9 +9,8 @@ import numpy as np
 from components.contract.findings import Finding, finding
 from components.contract.near_duplicates import close_blocks
 from components.contract.reading import Reading
+from components.validation.image_checks import FLAT
 from components.validation.pixel_pass import ImageFacts
-
-_FLAT = 2.0  # contrast below which there are no looks to compare
 
 
 def check_near_duplicates(
@@ -32,7 +31,7 @@ def check_near_duplicates(
         members = []
         for index, fact in enumerate(facts):
             content = fact.sha256, reading.images[index].split
-            if fact.fault or fact.contrast < _FLAT or (fact.width >= fact.height) != wide:
+            if fact.fault or fact.contrast < FLAT or (fact.width >= fact.height) != wide:
                 continue
             if content not in seen:
                 seen.add(content)

@@ -42,13 +42,11 @@ def check_splits(reading: Reading, columns: ObjectColumns) -> Iterator[Finding]:
                 ", ".join(sorted(reading.splits)),
                 "train and val, perhaps test; or none, to have them drawn",
             )
+    if "train" not in reading.splits:
+        return  # that alone is to be told
     unsplit, *labels = columns.labels_per_split([None, *_PRECIOUS])
     train = labels[0] + unsplit  # what has no split, where others have, is for training
-    if "train" not in reading.splits:
-        return
     for split, numbers in zip(_PRECIOUS[1:], labels[1:], strict=True):
-        if "train" not in reading.splits:
-            break  # that alone is to be told
         for place in np.flatnonzero((numbers > 0) & (train == 0)):
             name = reading.classes[place]
             yield finding("class-not-in-train", split, "a class that the train split lacks", name)

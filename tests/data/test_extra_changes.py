@@ -157,9 +157,11 @@ def test_a_rare_class_comes_more_often(tmp_path):
     assert set(shown) == set(rows.tolist())
 
 
-@pytest.mark.parametrize("task", ["classification", "detection"])
-def test_the_preview_shows_each_image_as_it_stands_and_changed(tmp_path, task):
-    store = make_store(tmp_path / "data" / "prepared", task)
+@pytest.mark.parametrize("kind", ["classification", "several labels", "detection"])
+def test_the_preview_shows_each_image_as_it_stands_and_changed(tmp_path, kind):
+    several = kind == "several labels"
+    task = "classification" if several else kind
+    store = make_store(tmp_path / "data" / "prepared", task, multi_label=several)
     augment = AugmentSettings(scale=(0.5, 1.0))
     data = PreparedDataModule(store, 3, (0.0,) * 3, (1 / 255,) * 3, augment)
     rows = store.rows("train")[:3].tolist()
@@ -169,7 +171,7 @@ def test_the_preview_shows_each_image_as_it_stands_and_changed(tmp_path, task):
     assert (np.abs(first - store.image(rows[0])) > 2).any(axis=2).mean() < 0.15, (
         "but for the drawing"
     )
-    params = Params.model_validate({"base": {"task": task, "data": "raw"}})
+    params = Params.model_validate({"base": {"task": task, "data": "raw", "multi_label": several}})
     file = preview(params, Layout(tmp_path), 2, 1)
     with Image.open(file) as image:
         assert image.size == (2 * (64 + GAP) + GAP,) * 2

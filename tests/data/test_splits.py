@@ -58,16 +58,16 @@ class TestHash:
         assert source == "hash" and splits.nunique() == 3
 
     @pytest.mark.parametrize(
-        ("images", "more"),
+        ("images", "more", "remedy"),
         [
-            (table(3, split=["train", "test", "train"]), {}),
-            (table(1), {}),
-            (table(40, group="one video"), {}),
-            (table(40), {"val": 0.0}),
+            (table(3, split=["train", "test", "train"]), {}, "without splits"),
+            (table(1), {}, "preprocess.val_fraction"),
+            (table(40, group="one video"), {}, "preprocess.val_fraction"),
+            (table(40), {"val": 0.0}, "preprocess.val_fraction"),
         ],
     )
-    def test_an_empty_split_says_what_to_do(self, images, more):
-        with pytest.raises(DataError, match=r"the val split is empty .* preprocess.val_fraction"):
+    def test_an_empty_split_says_what_to_do(self, images, more, remedy):
+        with pytest.raises(DataError, match=rf"the val split is empty .* {remedy}"):
             split(images, **more)
 
 

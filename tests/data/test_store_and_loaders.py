@@ -29,6 +29,7 @@ from components.data.pack import choose_storage, pack
 from components.data.settings import AugmentSettings, PreprocessSettings
 from components.data.store import PreparedStore, write_index
 from components.errors import DataError
+from components.files import read_json, write_json
 
 
 def test_boxes_are_scaled_from_original_to_stored_pixels(tmp_path):
@@ -81,6 +82,20 @@ class TestStorage:
             original = np.asarray(Image.open(tmp_path / "raw" / f"{row}.png"))
             expected = scale_image(original, store.image(row).shape[:2])
             assert np.array_equal(store.image(row), expected)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"storages": "raw"}, "dataset.json: not of this version: .*'storages'.*preprocess"),
+            ({"classes": None}, "dataset.json: not of this version: .*preprocess"),
+        ],
+    )
+    def test_another_version_is_an_error_with_a_remedy(self, tmp_path, change, message):
+        make_store(tmp_path / "store")
+        file = tmp_path / "store" / "dataset.json"
+        write_json(file, read_json(file) | change)
+        with pytest.raises(DataError, match=message):
+            PreparedStore.open(file.parent)
 
     def test_jpeg_differs_in_little_but_its_bytes(self, tmp_path):
         raw = self.packed(tmp_path, storage="raw")
@@ -409,7 +424,14 @@ class TestColor:
         assert (ours - theirs).abs().max() < 1.2 / 255 / min(self.std)
         assert ours.is_contiguous(memory_format=torch.channels_last)
 
-    @pytest.mark.parametrize("place", [(0, 0, 48, 64), (5, 9, 40, 61), (0, 0, 1, 1)], ids=str)
+    @pytest.mark.parametrize(
+        "place",
+        [
+            *((0, 0, 48, 64), (5, 9, 40, 61), (0, 0, 1, 1)),
+            *((5, 0, 48, 64), (0, 9, 48, 64), (5, 9, 48, 64), (0, 9, 48, 61), (0, 0, 48, 61)),
+        ],
+        ids=str,
+    )
     @pytest.mark.parametrize("channels", ["rgb", "bgr"])
     def test_only_the_place_of_an_image_is_worked_on(self, place, channels):
         top, left, bottom, right = place

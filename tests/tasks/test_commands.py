@@ -101,6 +101,10 @@ def expect_error(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     [
         ({"train__epochs": 0}, ("train.epochs = 0", "greater than or equal to 1")),
         ({"train__lr": "fast"}, ("train.lr = 'fast'", "number")),
+        (
+            {"train__augment": {"flip": 3}},
+            ("1 error\n", "train.augment.flip = 3: ", "equal to 1; or: Input should be 'auto'"),
+        ),
         ({"train__epocs": 3}, ("train.epocs: unknown key; did you mean epochs?",)),
         ({"preprocess__image_size": 100}, ("preprocess.image_size = 100", "multiple of 32")),
         ({"base__task": "segmentation"}, ("base.task", "'classification' or 'detection'")),

@@ -222,6 +222,18 @@ REFUSED: dict[str, tuple[Callable[[Place], None], str]] = {
 }
 
 
+def test_ids_of_data_in_quarantine(boxes):
+    path = boxes.data / "annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    draw(boxes.data / "train/2.png", 999)
+    content["images"].append({**content["images"][0], "id": 2, "file_name": "2.png"})
+    content["annotations"].append({**content["annotations"][0], "id": "third", "image_id": 2})
+    path.write_text(json.dumps(content))
+    boxes.params = parameters("detection", quarantine=True, quarantine_max_share=1.0)
+    report = boxes.run()
+    assert report["verdict"] == "merged", report["reason"]
+
+
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("quarantine", [False, True])
 def test_a_batch_is_refused_whole(pets, case, quarantine):

@@ -13,7 +13,7 @@ from components.validation.incoming import contents
 from tasks.validate import validate
 from tests.contract import five_formats
 from tests.contract.five_formats import FORMATS, RawSet, Sample, Thing
-from tests.tasks.test_incoming import Place, digest, kill_at_every_step, parameters
+from tests.tasks.test_incoming import Place, digest, draw, kill_at_every_step, parameters
 from tests.tasks.test_incoming import boxes as boxes  # a fixture
 
 PAIRS = [
@@ -155,6 +155,23 @@ def test_csv_keeps_its_form(tmp_path, form):
     assert after.startswith(text)
     ending = "\r\n" if form == "Windows lines" else "\n"
     assert set(after.replace(ending, "")) & {"\r", "\n"} == set()
+
+
+def test_an_area_is_that_of_its_own_box(tmp_path):
+    place = Place(tmp_path, "detection")
+    head, num = "path,split,label,x,y,width,height,area", 0
+    for root, prefix in ((place.data, "a"), (place.batch, "b")):
+        rows = []
+        for split in ("train", "val"):
+            num += 1
+            draw(root / "images" / f"{prefix}{num}.png", num)
+            for x, area in ((0, "70"), (15, "")):
+                rows.append(f"images/{prefix}{num}.png,{split},cat,{x},0,10,20,{area}")
+        (root / "labels.csv").write_text("\n".join([head, *rows]) + "\n")
+    report = place.run()
+    assert report["verdict"] == "merged", report
+    merged = read_dataset(place.data, "csv", "detection")
+    assert [item.area for item in merged.objects] == [70.0, None] * 4
 
 
 @pytest.mark.parametrize("header", ["path,labels", "path,bird,cat,dog"])

@@ -48,6 +48,15 @@ def test_the_file_goes_first_and_null_means_the_recipes():
     assert settings.precision == "32-true", "no recipe says anything of it"
 
 
+@pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if "classification" in r.tasks])
+def test_several_labels_take_no_value_that_is_for_one(name):
+    base = {"task": "classification", "data": "raw", "multi_label": True}
+    settings = Params.model_validate({"base": base, "train": {"recipe": name}}).train
+    assert settings.classifier.label_smoothing == 0
+    one = resolved(recipe=name)
+    assert settings.epochs == one.epochs and settings.augment == one.augment
+
+
 def test_lengths_go_with_the_epochs_unless_they_are_given():
     assert resolved().warmup_epochs == 2  # of 20
     assert resolved(epochs=5).warmup_epochs == 0.5

@@ -98,14 +98,30 @@ def everything(folder):
 def test_the_error_names_the_file_and_the_remedy(tmp_path, disk, number, text):
     path = tmp_path / "curves.csv"
     write_text(path, "old")
-    assert disk.count > 2
-    for nth in range(1, disk.count + 1):
+    last = disk.count  # flushes the folder, once the file has its name
+    assert last > 2
+    for nth in range(1, last + 1):
         disk.refuse(nth, number)
         with pytest.raises(WriteError) as refused:
             write_text(path, "new, and longer")
         assert str(refused.value).startswith(f"{path}: cannot be written: {text}")
-        assert everything(tmp_path) == {"curves.csv": b"old"}
+        left = b"old" if nth < last else b"new, and longer"
+        assert everything(tmp_path) == {"curves.csv": left}
         assert not list(tmp_path.glob(".*"))
+
+
+def test_an_interrupt_between_two_renames_keeps_the_old_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "one").write_text("old")
+
+    def interrupted(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_path(folder) as draft:
+        draft.mkdir()
+    assert everything(tmp_path) == {"tables/one": b"old"}
 
 
 def test_what_the_block_cannot_read_is_not_explained_as_a_write(tmp_path):
