@@ -347,6 +347,18 @@ def group_in_names(raw: RawSet, sample: Sample, rng: Rng) -> None:
         other.name, other.group = f"{other.group}_{other.name}", None
 
 
+def moved(raw: RawSet, sample: Sample, rng: Rng) -> None:
+    """The image is in another split."""
+    sample.split = next(other.split for other in raw.samples if other.split != sample.split)
+
+
+def group_undrawn(raw: RawSet, sample: Sample, rng: Rng) -> None:
+    """The data tells no splits, and a group of two splits by the files' names."""
+    group_in_names(raw, sample, rng)
+    for other in raw.samples:
+        other.split = None
+
+
 def changed(**changes: Any) -> Change:
     """Sets attributes of the sample."""
 

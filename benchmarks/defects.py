@@ -60,6 +60,7 @@ class Defect:
         settings: of the validation.
         counts: images by split of the clean set; None takes the usual.
         drift: the set is compared with another clean set, as if that had been accepted.
+        accepted: the splits that the images had before the fault were accepted.
     """
 
     check: str
@@ -73,6 +74,7 @@ class Defect:
     settings: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] | None = None
     drift: bool = False
+    accepted: bool = False
 
 
 def task_of(format: str) -> Task:

@@ -31,6 +31,7 @@ import numpy as np
 
 from benchmarks.defect_table import DEFECTS
 from benchmarks.defects import ALIKE, ALL, Defect, clean_set, form_of, task_of, write_set
+from components.contract.accepted_splits import AcceptedSplits
 from components.contract.catalogue import CHECKS
 from components.contract.findings import Finding
 from components.contract.readers import read_dataset
@@ -78,8 +79,10 @@ def try_once(number: int | None, format: str, seed: int) -> Outcome:
     rng = np.random.default_rng([seed, number or 0])
     raw = clean_set(format, seed, defect.counts)
     sample = raw.samples[int(rng.integers(len(raw.samples)))]
+    held = {hashlib.sha256(other.data).hexdigest(): str(other.split) for other in raw.samples}
     if defect.change:
         defect.change(raw, sample, rng)
+    splits = AcceptedSplits().updated(held) if defect.accepted else None
     reference = _accepted(format, _OTHER + seed % 4, defect.counts) if defect.drift else None
     with tempfile.TemporaryDirectory() as folder:
         root = write_set(raw, Path(folder) / "raw", format)
@@ -88,7 +91,7 @@ def try_once(number: int | None, format: str, seed: int) -> Outcome:
         before = digest(root)
         start = time.process_time()
         try:
-            findings = _validated(root, format, defect, reference).findings
+            findings = _validated(root, format, defect, reference, splits).findings
             said = tuple(sorted({item.check for item in findings}))
         except DataError as fault:
             findings, said = [], (f"DataError: {fault}",)
@@ -100,13 +103,17 @@ def try_once(number: int | None, format: str, seed: int) -> Outcome:
 
 
 def _validated(
-    root: Path, format: str, defect: Defect, reference: dict[str, Any] | None = None
+    root: Path,
+    format: str,
+    defect: Defect,
+    reference: dict[str, Any] | None = None,
+    splits: AcceptedSplits | None = None,
 ) -> Result:
     reading = read_dataset(
         root, form_of(format), task_of(format), defect.classes, format == "csv-multi"
     )  # type: ignore[arg-type]
     settings = ValidateSettings(num_workers=1, **defect.settings)
-    return validate_reading(reading, settings, reference=reference)
+    return validate_reading(reading, settings, reference=reference, accepted=splits)
 
 
 def _accepted(format: str, seed: int, counts: dict[str, int] | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The annotations of a COCO file, read column by column, with what is wrong in each.
 
-`known[i]` says for every row whether what was read of it so far is usable.
+`known[i]` says for every row whether what was read of it so far is usable. Rows are let go as soon
+as they are read: a million of them and their objects together would take twice the memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from components.contract.annotation_values import json_number, json_whole
 from components.contract.file_findings import FileFindings
 from components.contract.reading import Box, RawImage, RawObject
 from components.contract.segmentation import segmentation_fault, segmentation_text
+
+_ROWS = 50_000  # read at once
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,31 @@ def read_annotations(
     """The objects that annotations give to usable images, in the order of the rows.
 
     Args:
-        rows: the list `annotations` as the JSON has it.
+        rows: the list `annotations` as the JSON has it; it is emptied.
         images: of the file.
         all_images: `Reading.images`, that `images` points into.
         categories: class names by id.
         wanted: classes of which objects are taken.
         faults: what is wrong is added to it.
     """
-    table = _Annotations(rows, images, faults)
-    table.check_ids()
+    objects: list[RawObject] = []
+    seen: set[int] = set()
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        rows[start : start + _ROWS] = [None] * len(some)
+        table = _Annotations(some, start, images, faults)
+        table.check_ids(seen)
+        objects += _objects(table, all_images, categories, wanted)
+    rows.clear()
+    return objects
+
+
+def _objects(
+    table: _Annotations,
+    all_images: list[RawImage],
+    categories: Mapping[int, str],
+    wanted: set[str],
+) -> list[RawObject]:
     positions = table.positions()
     labels = table.labels(categories)
     boxes = table.boxes()
@@ -65,20 +84,23 @@ def read_annotations(
         for known, box, position, label in zip(table.known, boxes, positions, labels, strict=True)
     ]
     places = list(compress(positions, used))
-    head = f"{faults.name}: annotations"
+    head = f"{table.faults.name}: annotations"
+    numbers = range(table.start, table.start + len(used))
     where = [
-        f"{head}[{index}] of {all_images[place].path}"  # type: ignore[index]
-        for index, place in zip(compress(range(len(used)), used), places, strict=True)
+        f"{head}[{number}] of {all_images[place].path}"  # type: ignore[index]
+        for number, place in zip(compress(numbers, used), places, strict=True)
     ]
     columns = (compress(column, used) for column in (labels, boxes, areas, crowds))
     return list(map(RawObject, places, *columns, where, compress(masks, used)))
 
 
 class _Annotations:
-    """The rows of one file as columns, each with its faults told."""
+    """Rows of one file, from `start` on, as columns, each with its faults told."""
 
-    def __init__(self, rows: list[Any], images: CocoImages, faults: FileFindings) -> None:
-        self.images, self.faults = images, faults
+    def __init__(
+        self, rows: list[Any], start: int, images: CocoImages, faults: FileFindings
+    ) -> None:
+        self.start, self.images, self.faults = start, images, faults
         self.known = [type(row) is dict for row in rows]
         if not all(self.known):
             for index in self._not(self.known):
@@ -87,12 +109,14 @@ class _Annotations:
         self.rows: list[dict[str, Any]] = rows
         self.image_ids = self._column("image_id")
 
-    def check_ids(self) -> None:
-        """Ids must be whole numbers, each there once; a row needs none."""
+    def check_ids(self, seen: set[int]) -> None:
+        """Ids must be whole numbers, each there once; a row needs none. `seen` is added to."""
         ids = self._column("id")
-        if len(set(map(type, ids)) - {int}) == 0 and len(set(ids)) == len(ids):
-            return
-        seen: set[int] = set()
+        if not set(map(type, ids)) - {int}:
+            distinct = set(ids)
+            if len(distinct) == len(ids) and distinct.isdisjoint(seen):
+                seen |= distinct
+                return
         for index, value in enumerate(ids):
             number = json_whole(value)
             if value is None:
@@ -216,7 +240,8 @@ class _Annotations:
         if image is None:
             number = json_whole(self.image_ids[index])
             image = "" if number is None else self.images.paths.get(number, "")
-        self.faults.add(check, f"annotations[{index}]", message, value, allowed, image)
+        place = f"annotations[{self.start + index}]"
+        self.faults.add(check, place, message, value, allowed, image)
 
 
 def _clean_boxes(values: list[Any]) -> list[Box | None] | None:

@@ -24,6 +24,8 @@ _SAME_BOX = 0.95  # IoU
 _MANY_BOXES = 300
 _NEIGHBOURS = 32  # boxes that begin near a box and are compared with it
 _BLOCK = 8192  # boxes compared at once
+_MOST_COMPARED = 10_000  # boxes of one image; beyond, only equal ones are sought
+_MIXER = 0x9E3779B97F4A7C15  # an odd number whose bits are well mixed
 _UNIT = 1.0 + 1e-6  # where fractions end
 _UNIT_SIDE = 2.0  # pixels: from here on the sides of a box cannot be fractions
 _FARTHEST = 1e9  # pixels
@@ -162,10 +164,10 @@ def check_boxes(
     numbers = np.bincount(boxes.images, minlength=len(reading.images))
     for index in np.flatnonzero(numbers > _MANY_BOXES):
         path = reading.images[index].path
-        allowed = f"at most {_MANY_BOXES}"
-        yield finding(
-            "many-boxes", path, "very many boxes", int(numbers[index]), allowed, image=path
-        )
+        message, allowed = "very many boxes", f"at most {_MANY_BOXES}"
+        if numbers[index] > _MOST_COMPARED:
+            message += f"; of more than {_MOST_COMPARED:,} only equal ones are told"
+        yield finding("many-boxes", path, message, int(numbers[index]), allowed, image=path)
     yield from _check_repeated(reading, columns, boxes)
 
 
@@ -241,7 +243,8 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Boxes with an IoU above `_SAME_BOX` with an earlier box of the same image.
 
     Boxes that begin at nearly the same x, or the same y, are compared, at most `_NEIGHBOURS` of
-    them with each: enough but for piles of them, of which some are found.
+    them with each: enough but for piles of them, of which some are found. Of images with more than
+    `_MOST_COMPARED` different boxes, only equal boxes are.
 
     Args:
         images: [N] image of each box.
@@ -250,16 +253,17 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         [R] an earlier box, and [R] the box that repeats it, which occurs only once.
     """
-    order = np.lexsort((xywh[:, 1], xywh[:, 0], images))
-    fresh = np.ones(len(order), dtype=bool)
+    order = np.argsort(_keys(images, xywh), kind="stable")  # equal boxes stand together
     ordered = xywh[order]
-    fresh[1:] = (images[order][1:] != images[order][:-1]) | (ordered[1:] != ordered[:-1]).any(
-        axis=1
-    )
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = images[order][1:] != images[order][:-1]
+    fresh[1:] |= (ordered[1:] != ordered[:-1]).any(axis=1)
     leaders = order[fresh]  # the earliest of each run of equal boxes
     firsts, seconds = [leaders[np.cumsum(fresh) - 1][~fresh]], [order[~fresh]]
-    by_y = leaders[np.lexsort((xywh[leaders, 1], images[leaders]))]
-    for axis, members in ((0, leaders), (1, by_y)):
+    leaders = leaders[np.bincount(images[leaders])[images[leaders]] <= _MOST_COMPARED]
+    for axis in (0, 1):
+        begin, across = xywh[leaders, axis], xywh[leaders, 1 - axis]
+        members = leaders[np.lexsort((across, begin, images[leaders]))]
         one, two = _near_pairs(images[members], xywh[members], axis)
         firsts.append(np.minimum(members[one], members[two]))
         seconds.append(np.maximum(members[one], members[two]))
@@ -269,6 +273,15 @@ def _repeats(images: np.ndarray, xywh: np.ndarray) -> tuple[np.ndarray, np.ndarr
     keep = np.ones(len(second), dtype=bool)
     keep[1:] = second[1:] != second[:-1]
     return first[keep], second[keep]
+
+
+def _keys(images: np.ndarray, xywh: np.ndarray) -> np.ndarray:
+    """[N] uint64 that are equal for equal boxes of an image, and rarely for others."""
+    keys = images.astype(np.uint64)
+    for numbers in (xywh + 0.0).T:  # which makes -0 to 0
+        keys = (keys ^ np.ascontiguousarray(numbers).view(np.uint64)) * np.uint64(_MIXER)
+        keys ^= keys >> np.uint64(29)
+    return keys
 
 
 def _near_pairs(images: np.ndarray, xywh: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

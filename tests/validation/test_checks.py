@@ -11,7 +11,7 @@ import pytest
 
 from components.contract.findings import finding
 from components.contract.reading import RawImage, RawObject, Reading
-from components.validation import split_checks
+from components.validation import box_checks, split_checks
 from components.validation.checks import run_checks
 from components.validation.pixel_pass import ImageFacts
 from components.validation.settings import ValidateSettings
@@ -189,6 +189,15 @@ def test_classes_and_backgrounds():
     reading.objects = [RawObject(0, "cat", (0.0, 0.0, 9.0, 9.0), None, False, "")]
     found = [item.check for item in run_checks(reading, [fact(0), fact(1)], ValidateSettings())]
     assert found == ["class-rare", "class-unused", "images-without-objects"]
+
+
+def test_in_a_pile_only_equal_boxes_are_told(monkeypatch):
+    near = [((9.0, 9.0, 40.0, 40.0 + n / 1000), "cat") for n in range(3)]
+    boxes = [*near, near[0]]
+    monkeypatch.setattr(box_checks, "_MOST_COMPARED", 3)
+    assert run(boxes).count(("warning", "duplicate-box")) == 3
+    monkeypatch.setattr(box_checks, "_MOST_COMPARED", 2)
+    assert run(boxes).count(("warning", "duplicate-box")) == 1
 
 
 def test_what_follows_from_a_fault_is_not_told_again():
