@@ -77,11 +77,12 @@ class Params(Settings):
         if not isinstance(tree, dict):
             return tree
         base, train = tree.get("base"), tree.get("train", {})
-        task = base.get("task") if isinstance(base, dict) else None
-        if task in ("classification", "detection") and isinstance(train, dict):
-            several = base.get("multi_label") is True
-            return {**tree, "train": with_recipe(train, task, several)}
-        return tree  # of another form than it should be: that is said below
+        if not isinstance(base, dict) or not isinstance(train, dict):
+            return tree  # of another form than it should be: that is said below
+        task, several = base.get("task"), base.get("multi_label") is True
+        if task not in ("classification", "detection"):
+            return tree
+        return {**tree, "train": with_recipe(train, task, several)}
 
     @model_validator(mode="after")
     def _crop_is_a_share(self) -> Params:
