@@ -27,8 +27,8 @@ demo: setup  ## run the whole pipeline on embedded data; TASK=classification or 
 	@python -m tasks.demo_data $(TASK)
 	@python -m flows.pipeline --quiet
 
-test: setup  ## run all tests
-	@python -m pytest
+test: setup  ## run all tests, in two processes
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## lint and types; changes nothing
 	@ruff check .
