@@ -9,15 +9,13 @@ accepted, but for those that say that it has drifted: they are what is accepted.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from components.errors import DataError, TimmflowError
 from components.files import write_json
 from tasks.layout import Layout
-from tasks.params import Params, load
+from tasks.params import Params, command_parser, load
 
 _KEYS = ("num_images", "num_objects", "num_without_objects")
 
@@ -93,12 +91,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.accept",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    parser = command_parser("accept", __doc__)
     args = parser.parse_args(argv)
     layout = Layout()
     try:

@@ -9,22 +9,17 @@ image files of `base.data`. The folder must not exist; the raw data stays as it 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from components.errors import TimmflowError
 from tasks.layout import Layout
-from tasks.params import load
+from tasks.params import command_parser, load
 
 
 def main(argv: list[str] | None = None, layout: Layout | None = None) -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("convert", __doc__)
     parser.add_argument("--format", required=True, choices=("coco", "folder"))
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder to make")
     parser.add_argument(
@@ -32,7 +27,6 @@ def main(argv: list[str] | None = None, layout: Layout | None = None) -> int:
         action="store_true",
         help="hard links instead of copies; who changes such a file changes the raw data",
     )
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
     args = parser.parse_args(argv)
     from components.contract.tables import Dataset
     from components.contract.writers import write_coco, write_folders

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from components.data.store import PreparedStore
     from components.evaluation.detection import Predictions, TrueObjects
 
+    Mistake = tuple[int, np.ndarray, str, str]  # row of the store, picture, title, detail
+
 
 def evaluate(params: Params, layout: Layout) -> Figures:
     """Measure on the test split, or on val where there is none.
@@ -71,7 +73,7 @@ def _evaluate_classifier(
 
     from components.evaluation.classification import evaluate_classification
     from components.evaluation.mistakes import describe_classification
-    from components.evaluation.pictures import draw_caption, save_jpeg
+    from components.evaluation.pictures import draw_caption
     from components.evaluation.plots import write_classification_plots
 
     settings, classes = params.evaluate, store.info.classes
@@ -87,18 +89,16 @@ def _evaluate_classifier(
         seed=params.base.seed,
     )
     write_classification_plots(layout.plots, result, targets, classes)
-    pictures = []
-    for number, mistake in enumerate(result.mistakes[: settings.num_mistakes]):
+    mistakes: list[Mistake] = []
+    for mistake in result.mistakes[: settings.num_mistakes]:
         row = rows[mistake.index]
         picture = draw_caption(
             store.image(row),
             (classes[mistake.predicted], mistake.confidence),
             (classes[mistake.target], mistake.target_probability),
         )
-        name = f"mistake_{number:02d}.jpg"
-        save_jpeg(folder / name, picture)
-        pictures.append(_mistake(name, store, row, *describe_classification(mistake, classes)))
-    _write_details(folder, result.details, pictures)
+        mistakes.append((row, picture, *describe_classification(mistake, classes)))
+    _write_details(folder, store, result.details, mistakes)
     return result.figures
 
 
@@ -109,7 +109,7 @@ def _evaluate_multi_label(
 
     from components.evaluation.mistakes import describe_multi_label, mistake_labels
     from components.evaluation.multi_label import evaluate_multi_label
-    from components.evaluation.pictures import draw_labels, save_jpeg
+    from components.evaluation.pictures import draw_labels
     from components.evaluation.plots import write_multi_label_plots
     from components.models.saved_model import read_description
 
@@ -127,14 +127,13 @@ def _evaluate_multi_label(
         seed=params.base.seed,
     )
     write_multi_label_plots(layout.plots, result, truth, classes)
-    pictures = []
-    for number, mistake in enumerate(result.mistakes[: settings.num_mistakes]):
+    mistakes: list[Mistake] = []
+    for mistake in result.mistakes[: settings.num_mistakes]:
         row = rows[mistake.index]
         labels = mistake_labels(mistake, probabilities[mistake.index], classes)
-        name = f"mistake_{number:02d}.jpg"
-        save_jpeg(folder / name, draw_labels(store.image(row), labels))
-        pictures.append(_mistake(name, store, row, *describe_multi_label(mistake, classes)))
-    _write_details(folder, result.details, pictures)
+        picture = draw_labels(store.image(row), labels)
+        mistakes.append((row, picture, *describe_multi_label(mistake, classes)))
+    _write_details(folder, store, result.details, mistakes)
     return result.figures
 
 
@@ -143,7 +142,7 @@ def _evaluate_detector(
 ) -> Figures:
     from components.evaluation.detection import evaluate_detection
     from components.evaluation.mistakes import describe_detection, mistake_boxes
-    from components.evaluation.pictures import draw_boxes, save_jpeg
+    from components.evaluation.pictures import draw_boxes
     from components.evaluation.plots import write_detection_plots
 
     settings, classes = params.evaluate, store.info.classes
@@ -167,17 +166,14 @@ def _evaluate_detector(
     )
     write_detection_plots(layout.plots, result)
     row_of = {int(image_ids[row]): row for row in rows}
-    pictures = []
-    for number, mistake in enumerate(result.mistakes[: settings.num_mistakes]):
+    mistakes: list[Mistake] = []
+    for mistake in result.mistakes[: settings.num_mistakes]:
         row = row_of[mistake.image_id]
         boxes = mistake_boxes(mistake, truth, predictions, classes)
         picture = draw_boxes(store.image(row), [box.scaled(*store.scale(row)) for box in boxes])
-        name = f"mistake_{number:02d}.jpg"
-        save_jpeg(folder / name, picture)
-        pictures.append(
-            _mistake(name, store, row, *describe_detection(mistake, truth, predictions, classes))
-        )
-    _write_details(folder, result.details, pictures)
+        words = describe_detection(mistake, truth, predictions, classes)
+        mistakes.append((row, picture, *words))
+    _write_details(folder, store, result.details, mistakes)
     return result.figures
 
 
@@ -221,13 +217,18 @@ def predicted_objects(
     return Predictions(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _mistake(name: str, store: PreparedStore, row: int, title: str, detail: str) -> dict[str, str]:
-    path = store.index["path"].iloc[row]
-    return {"picture": name, "path": path, "title": title, "detail": detail}
+def _write_details(
+    folder: Path, store: PreparedStore, details: dict[str, Any], mistakes: list[Mistake]
+) -> None:
+    """Write `details.json`, and a picture of each mistake beside it."""
+    from components.evaluation.pictures import save_jpeg
 
-
-def _write_details(folder: Path, details: dict[str, Any], pictures: list[dict[str, str]]) -> None:
-    write_json(folder / "details.json", rounded({**details, "mistakes": pictures}))
+    listed = []
+    for number, (row, picture, title, detail) in enumerate(mistakes):
+        name, path = f"mistake_{number:02d}.jpg", store.index["path"].iloc[row]
+        save_jpeg(folder / name, picture)
+        listed.append({"picture": name, "path": path, "title": title, "detail": detail})
+    write_json(folder / "details.json", rounded({**details, "mistakes": listed}))
 
 
 if __name__ == "__main__":

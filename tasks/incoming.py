@@ -13,7 +13,6 @@ where a stage makes the data).
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ import yaml
 from components.errors import DataError, TimmflowError
 from components.files import write_json
 from tasks.layout import Layout
-from tasks.params import Params, load
+from tasks.params import Params, command_parser, load
 
 if TYPE_CHECKING:
     from components.validation.incoming import Verdict
@@ -235,15 +234,10 @@ def _ignored(root: Path, file: Path) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.incoming",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("incoming", __doc__)
     parser.add_argument("batch", nargs="?", type=Path, help="folder of the new data")
     parser.add_argument("--merge", action="store_true", help="merge it, if it has no error")
     parser.add_argument("--undo", action="store_true", help="back to the version before")
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
     args = parser.parse_args(argv)
     if (args.batch is None) != args.undo or (args.undo and args.merge):
         parser.error("give a batch, or --undo alone")

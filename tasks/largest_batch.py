@@ -8,13 +8,11 @@ machine. `train.lr` is scaled with it where `train.lr_batch` is set.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 from components.errors import TimmflowError, TrainingError
 from tasks.layout import Layout
-from tasks.params import Params, load
+from tasks.params import Params, command_parser, load
 from tasks.train import batches, build
 
 
@@ -48,12 +46,7 @@ def largest_batch(params: Params, layout: Layout, limit: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.largest_batch",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    parser = command_parser("largest_batch", __doc__)
     parser.add_argument("--limit", default=512, type=int, help="largest size to try")
     args = parser.parse_args(argv)
     try:

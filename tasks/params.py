@@ -337,6 +337,17 @@ def use(source: Path, target: Path, examples: Path, force: bool) -> str:
     return f"{target} is now {source}"
 
 
+def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line of `python -m tasks.<command>`, which reads a parameter file: `--params`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tasks.{command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(

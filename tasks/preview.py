@@ -7,14 +7,13 @@ Each row is one image: first as it stands, then changed as in so many epochs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from components.errors import TimmflowError
 from components.files import atomic_path
 from tasks.layout import Layout
-from tasks.params import Params, load
+from tasks.params import Params, command_parser, load
 
 
 def preview(params: Params, layout: Layout, num_images: int, num_epochs: int) -> Path:
@@ -62,12 +61,7 @@ def preview(params: Params, layout: Layout, num_images: int, num_epochs: int) ->
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.preview",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
+    parser = command_parser("preview", __doc__)
     parser.add_argument("--images", default=8, type=int, help="rows of the picture")
     parser.add_argument("--epochs", default=6, type=int, help="changed versions of each image")
     args = parser.parse_args(argv)

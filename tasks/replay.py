@@ -7,13 +7,12 @@ Says which part is not finite first, and gives each image's path with its loss b
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from components.errors import TimmflowError
 from tasks.layout import Layout
-from tasks.params import load
+from tasks.params import command_parser, load
 from tasks.train import build
 
 
@@ -40,13 +39,8 @@ def replay_lines(file: Path, layout: Layout, params_file: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.replay",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("replay", __doc__)
     parser.add_argument("file", type=Path, help="as the error of the training names it")
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
     args = parser.parse_args(argv)
     try:
         print("\n".join(replay_lines(args.file, Layout(), args.params)))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from components.errors import TimmflowError
 from components.files import rounded, write_json
 from tasks.layout import Layout
-from tasks.params import Params, load
+from tasks.params import Params, command_parser, load
 from tasks.tracked import tracked
 
 Figures = dict[str, Any]
@@ -36,13 +34,7 @@ def main(
     Returns:
         The exit status: 0, or 1 with the reason on standard error.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m tasks.{stage}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file")
-    args = parser.parse_args(argv)
+    args = command_parser(stage, description).parse_args(argv)
     started = time.perf_counter()
     try:
         layout, params = Layout(), load(args.params)

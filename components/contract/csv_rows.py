@@ -31,7 +31,7 @@ from components.contract.data_files import DataFiles
 from components.contract.file_findings import FileFindings
 from components.contract.paths import PathEscape, resolve_inside
 from components.contract.reading import SPLIT_NAMES, RawImage, Reading
-from components.contract.split_words import image_folders, split_of, split_word
+from components.contract.split_words import image_folders, split_of, table_word
 
 _SAMPLE = 1000  # rows of a file that tell which columns are classes
 
@@ -47,7 +47,7 @@ class CsvFile:
         self.faults = FileFindings(self.name)
         beside = PurePosixPath(self.name).parent.as_posix()
         self.beside = "" if beside == "." else beside
-        self.word = split_word(self.name) or split_word(self.beside)
+        self.word = table_word(self.name)
         self.split = split_of(self.word)
         self.class_cells: list[tuple[str, int]] = []  # columns of 0 and 1: class, position
         self.header: list[str] = []

@@ -27,6 +27,11 @@ def split_word(name: str) -> str | None:
     return None
 
 
+def table_word(name: str) -> str | None:
+    """As `split_word`, of a CSV file; where its own name has none, its folder's counts."""
+    return split_word(name) or split_word(PurePosixPath(name).parent.as_posix())
+
+
 def split_of(word: str | None) -> str | None:
     """The split that a word such as `val2017` stands for: `train`, `val`, `test` or None."""
     return SPLIT_NAMES.get(word.rstrip("0123456789").lower()) if word else None

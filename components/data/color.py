@@ -55,9 +55,8 @@ def joined_steps(steps: list[tuple[Step, float]]) -> np.ndarray:
     for name, factor in steps:
         if name == "saturation":  # towards each pixel's grey
             grey = factor * grey + (1 - factor) * (own + grey)
-        elif (
-            name == "contrast"
-        ):  # towards the image's mean grey, which is by now own + grey + level
+        elif name == "contrast":
+            # Towards the image's mean grey, which is by now own + grey + level.
             level = factor * level + (1 - factor) * (own + grey + level)
             grey *= factor
         else:

@@ -7,7 +7,7 @@ file holds tensors and numbers only: `{"batch", "weights", "rng", "precision", "
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from components.errors import DataError, TrainingError
 from components.files import atomic_path
 from components.models.vision_module import VisionModule
+from components.training.precision import arithmetic
 
-_AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 _REMEDIES = {
     "images": "look for broken images among those that the replay names",
     "weight": "lower train.lr, or raise train.warmup_epochs",
@@ -135,7 +135,7 @@ def diagnose(
             return Diagnosis("weight", name, {})
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _watched(module.network) as layers:
         torch.default_generator.set_state(rng.cpu())
-        with _arithmetic(precision, batch["images"].device.type):
+        with arithmetic(precision, batch["images"].device.type):
             terms = module.model_step(batch)
     losses = {name: float(value) for name, value in terms.items()}
     if layers:
@@ -166,12 +166,6 @@ def _watched(network: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _arithmetic(precision: str, device: str) -> AbstractContextManager[Any]:
-    if precision not in _AUTOCAST:
-        return nullcontext()
-    return torch.autocast(device, dtype=_AUTOCAST[precision])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from components.data.multi_scale import resize_batch
 from components.errors import TrainingError
 from components.models.optimizers import create_optimizer
 from components.models.vision_module import VisionModule
+from components.training.precision import arithmetic
 from components.training.settings import TrainSettings
 
 # What torch's allocators say; on the CPU it is a plain RuntimeError.
@@ -137,9 +138,7 @@ def largest_batch(
 def _step(
     module: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Any], precision: str
 ) -> None:
-    kinds = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-    device = batch["images"].device.type
-    with torch.autocast(device, dtype=kinds.get(precision), enabled=precision in kinds):
+    with arithmetic(precision, batch["images"].device.type):
         loss = module.model_step(batch)["loss"]  # type: ignore[operator]
     loss.backward()
     optimizer.step()

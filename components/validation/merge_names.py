@@ -13,7 +13,7 @@ from components.contract.paths import resolve_inside
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import RawImage, RawObject, Reading
 from components.errors import DataError
-from components.files import atomic_path
+from components.files import write_bytes
 from components.validation.incoming import Verdict
 from components.validation.pixel_pass import ImageFacts
 from components.validation.run import Result
@@ -162,5 +162,4 @@ def append_lines(file: Path, lines: Iterable[str], ending: str = "\n") -> None:
     data = file.read_bytes()
     if data and not data.endswith((b"\n", b"\r")):
         data += ending.encode()
-    with atomic_path(file) as draft:
-        draft.write_bytes(data + "".join(line + ending for line in lines).encode())
+    write_bytes(file, data + "".join(line + ending for line in lines).encode())

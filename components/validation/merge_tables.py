@@ -12,16 +12,10 @@ import numpy as np
 
 from components.contract import coco_reader, csv_cells, csv_files, csv_header
 from components.contract.annotation_values import json_whole
-from components.contract.split_words import split_of, split_word
+from components.contract.split_words import split_of, split_word, table_word
 from components.errors import DataError
 from components.files import read_json, write_text
 from components.validation.merge_names import Addition, Names, NewImage, append_lines, beside
-
-
-def _split_of_file(name: str) -> str | None:
-    """The split that an annotation file's name tells, or that of its folder."""
-    path = PurePosixPath(name)
-    return split_of(split_word(name) or split_word(path.parent.as_posix()))
 
 
 def add_to_coco(addition: Addition) -> None:
@@ -162,7 +156,7 @@ def add_to_csv(addition: Addition) -> None:
     files = csv_files.find_files(draft)
     tables: dict[str | None, _Table] = {}
     for file in files:
-        split = _split_of_file(file.relative_to(draft).as_posix())
+        split = split_of(table_word(file.relative_to(draft).as_posix()))
         tables.setdefault(split, _Table(file, addition))
     names = Names.everywhere(draft)
     for image in addition.images():
