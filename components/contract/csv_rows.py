@@ -278,8 +278,8 @@ class CsvFile:
             column = self.cells.columns[index]
             differs = (column.codes[usable] != column.codes[first]) & ~told
             told |= differs
-            for place in np.flatnonzero(differs).tolist():
-                row, model = int(usable[place]), int(first[place])
+            for row in rows.listed("label-row-broken", usable[differs]):
+                model = int(self.image_rows[rows.places[row] - self.start])
                 where = rows.images[rows.places[row]].where
                 message = f"{self.header[index].strip()} of this image differs from {where}"
                 value, expected = column.texts[column.codes[row]], column.texts[column.codes[model]]

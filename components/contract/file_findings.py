@@ -60,6 +60,16 @@ class FileFindings:
         where = f"{self.name}: {place}" if place else self.name
         self._found.append(finding(check, where, message, value, allowed, image))
 
+    def room(self, check: str) -> int:
+        """How many more findings of a check are listed whatever image they are about."""
+        return max(0, self.limit - self._counts[check])
+
+    def count(self, check: str, number: int) -> None:
+        """Add findings that are counted only: past the limit, about images that have one."""
+        if number:
+            self._counts[check] += number
+            self._rest[check, next(iter(self._images[check]))] += number
+
     def is_full(self) -> bool:
         """Whether there are more findings of some check than the limit."""
         return any(total > self.limit for total in self._counts.values())
