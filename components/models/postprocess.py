@@ -92,13 +92,16 @@ def select_detections(
     """
     strongest = _strongest(scores.amax(-1), num_candidates, score_threshold)
     return _suppress(
-        _rows(scores, strongest),
-        _rows(boxes_xyxy, strongest),
+        *_candidates(
+            _rows(scores, strongest),
+            _rows(boxes_xyxy, strongest),
+            num_candidates,
+            score_threshold,
+        ),
         image_size,
         score_threshold,
         nms_threshold,
         min(max_detections, num_candidates, scores[0].numel()),
-        num_candidates,
     )
 
 
@@ -130,28 +133,41 @@ def select_from_logits(
     Raises:
         ValueError: `combine` is not known.
     """
+    if combine not in ("geometric_mean", "product"):
+        raise ValueError(f"unknown combine {combine!r}; allowed: geometric_mean, product")
     # At one point a larger logit is a larger score: the best class is found among the logits.
-    best = _combined(cls_logits.amax(-1), other_logits, combine)
+    best = _score(_product(cls_logits.amax(-1), other_logits), combine)
     strongest = _strongest(best, num_candidates, score_threshold)
     other = other_logits.gather(1, strongest)[..., None]
-    return _suppress(
-        _combined(_rows(cls_logits, strongest), other, combine),
+    products, labels, boxes = _candidates(
+        _product(_rows(cls_logits, strongest), other),
         _rows(boxes_xyxy, strongest).float(),
+        num_candidates,
+        _lowest_product(score_threshold, combine),
+    )
+    return _suppress(
+        _score(products, combine),  # the root keeps their order: taken of the few that are left
+        labels,
+        boxes,
         image_size,
         score_threshold,
         nms_threshold,
         min(max_detections, num_candidates, cls_logits[0].numel()),
-        num_candidates,
     )
 
 
-def _combined(cls_logits: Tensor, other_logits: Tensor, combine: Combine) -> Tensor:
-    product = cls_logits.float().sigmoid() * other_logits.float().sigmoid()
-    if combine == "product":
-        return product
-    if combine == "geometric_mean":
-        return product.sqrt()
-    raise ValueError(f"unknown combine {combine!r}; allowed: geometric_mean, product")
+def _product(cls_logits: Tensor, other_logits: Tensor) -> Tensor:
+    return cls_logits.float().sigmoid() * other_logits.float().sigmoid()
+
+
+def _score(products: Tensor, combine: Combine) -> Tensor:
+    return products.sqrt() if combine == "geometric_mean" else products
+
+
+def _lowest_product(score_threshold: float, combine: Combine) -> float:
+    """Products that are not above it are no scores above the threshold."""
+    lowest = score_threshold - _ROUNDING
+    return lowest * max(lowest, 0.0) if combine == "geometric_mean" else lowest
 
 
 def _strongest(best_scores: Tensor, num_candidates: int, score_threshold: float) -> Tensor:
@@ -167,41 +183,74 @@ def _strongest(best_scores: Tensor, num_candidates: int, score_threshold: float)
 
 def _rows(values: Tensor, points: Tensor) -> Tensor:
     """Those points' rows: values [B, P, X] and points [B, S] to [B, S, X]."""
+    # Whole rows are copied, several times as fast as an index of two parts or `gather` does it.
     # `len` would fix the batch size of the exported graph.
-    image = torch.arange(points.shape[0], device=points.device)[:, None]
-    return values[image, points]
+    first = torch.arange(points.shape[0], device=points.device)[:, None] * values.shape[1]
+    chosen = values.flatten(0, 1).index_select(0, (points + first).flatten())
+    return chosen.view(-1, points.shape[1], values.shape[2])
+
+
+def _candidates(
+    scores: Tensor, boxes_xyxy: Tensor, num_candidates: int, lowest: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The strongest (point, class) pairs of points already few.
+
+    Args:
+        scores: [B, S, C], or what rises with them.
+        boxes_xyxy: [B, S, 4].
+        num_candidates: K.
+        lowest: pairs at or below it may be left out.
+
+    Returns:
+        scores [B, K] falling, labels [B, K], boxes [B, K, 4]; fewer where there are fewer pairs.
+    """
+    num_classes = scores.shape[2]
+    count = min(num_candidates, scores.shape[1] * num_classes)
+    strongest, flat = _top_above(scores.flatten(1), count, lowest)
+    points = torch.div(flat, num_classes, rounding_mode="floor")
+    return strongest, flat % num_classes, _rows(boxes_xyxy, points)
+
+
+def _top_above(scores: Tensor, count: int, lowest: float) -> tuple[Tensor, Tensor]:
+    """`topk` of [B, N], from which those at or below `lowest` may be missing."""
+    if torch.compiler.is_compiling():
+        return scores.topk(count)
+    above = scores > lowest
+    numbers = above.sum(1)
+    most = max(1, int(numbers.max()))
+    if most > 4 * count:
+        return scores.topk(count)
+    # Few of them: picked out first, they are sorted in a fraction of the time.
+    flat = above.flatten().nonzero()[:, 0]
+    image = flat // scores.shape[1]
+    rank = torch.arange(len(flat), device=flat.device) - (numbers.cumsum(0) - numbers)[image]
+    few, places = scores.new_zeros(len(scores), most), flat.new_zeros(len(scores), most)
+    few[image, rank], places[image, rank] = scores.flatten()[flat], flat % scores.shape[1]
+    strongest, order = few.topk(min(count, most))
+    return strongest, places.gather(1, order)
 
 
 def _suppress(
     scores: Tensor,
+    labels: Tensor,
     boxes_xyxy: Tensor,
     image_size: tuple[int, int],
     score_threshold: float,
     nms_threshold: float,
     num_detections: int,
-    num_candidates: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`select_detections` on points already few: scores [B, S, C], boxes [B, S, 4].
-
-    `num_detections` is D itself.
-    """
-    num_classes = scores.shape[2]
+    """`select_detections` on candidates; see `_candidates`. `num_detections` is D itself."""
     height, width = image_size
     limit = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
-    boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), limit.to(boxes_xyxy.device))
-
-    count = min(num_candidates, scores.shape[1] * num_classes)
-    candidate_scores, flat = scores.flatten(1).topk(count)
-    labels = flat % num_classes
-    boxes = _rows(boxes_xyxy, torch.div(flat, num_classes, rounding_mode="floor"))
+    boxes = torch.minimum(boxes_xyxy.clamp(min=0), limit.to(boxes_xyxy.device))
 
     # Classes are moved apart by more than an image, so that one pass does not mix them. The step is
     # fixed, not taken from the batch: an image's result does not depend on its neighbours.
     apart = boxes + labels[..., None].to(boxes.dtype) * (2 * max(image_size))
-    keep = nms_keep(apart, candidate_scores, nms_threshold, score_threshold, num_detections)
+    keep = nms_keep(apart, scores, nms_threshold, score_threshold, num_detections)
 
-    kept_scores = torch.where(keep, candidate_scores, torch.zeros_like(candidate_scores))
-    top_scores, order = kept_scores.topk(min(num_detections, count))
+    kept_scores = torch.where(keep, scores, torch.zeros_like(scores))
+    top_scores, order = kept_scores.topk(min(num_detections, scores.shape[1]))
     top_labels = labels.gather(1, order)
     present = top_scores > 0
     top_boxes = _rows(boxes, order) * present[..., None]
