@@ -397,7 +397,8 @@ class PreparedDataModule(LightningDataModule):
             block, batch_size = 1, self.batch_size // num_processes
         else:
             num_dropped = 0
-            block = batch_size = min(self.batch_size, max(1, num_images // num_processes))
+            enough = math.ceil(num_images / self.batch_size) >= num_processes
+            block = batch_size = self.batch_size if enough else num_images // num_processes or 1
         num_batches = math.ceil((num_images - num_dropped) / self.batch_size)
         sampler = EpochSampler(
             *(rows, self.seed if train else None, class_ids, factors), process, block, num_dropped

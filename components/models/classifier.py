@@ -19,13 +19,13 @@ from components.models.losses import over_devices
 from components.models.memory_layout import has_grouped_convolutions, laid_out
 from components.models.metrics import MetricConfig
 from components.models.picture_log import unnormalized, with_caption
+from components.models.processes import num_processes
 from components.models.vision_module import (
     Batch,
     VisionModule,
     VisionNetwork,
     own_arguments,
 )
-from components.processes import num_processes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,7 +14,7 @@ from typing import Any, Self
 from torch import nn
 from torchmetrics import Metric
 
-from components.processes import gathered, num_processes
+from components.models.processes import gathered, num_processes
 
 BACKENDS = ("torchmetrics", "custom")
 STAGES = ("train", "val", "test")

@@ -15,7 +15,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from components.processes import num_processes
+from components.models.processes import num_processes
 
 
 class SharedBatchNorm(nn.BatchNorm2d):

@@ -20,8 +20,8 @@ from components.models.metrics import LoggingConfig, MetricConfig, MetricManager
 from components.models.module_options import ModuleOptions, plain
 from components.models.optimizers import create_optimizer
 from components.models.picture_log import log_pictures, matrix_picture
+from components.models.processes import gathered, num_processes
 from components.models.schedulers import create_scheduler
-from components.processes import gathered, num_processes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from components.processes import mean_over_processes, share_buffers
+from components.models.processes import mean_over_processes, share_buffers
 
 
 def _network(module: LightningModule) -> nn.Module:

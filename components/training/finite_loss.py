@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from components.errors import DataError, TrainingError
 from components.files import atomic_path
+from components.models.processes import gathered, largest
 from components.models.shared_batch_norm import SharedBatchNorms
 from components.models.vision_module import VisionModule
-from components.processes import gathered, largest
 from components.training.precision import arithmetic
 
 _REMEDIES = {

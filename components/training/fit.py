@@ -234,6 +234,7 @@ def _ignore_known_warnings() -> None:
         "in eval mode at the start of training": UserWarning,  # a frozen backbone
         "your dataloader is not resumable": UserWarning,  # its sampler is
         "accumulate the metric across devices": UserWarning,  # it is of all processes already
+        "Grad strides do not match": UserWarning,  # depthwise weights, channels last
         "LeafSpec": FutureWarning,  # lightning 2.6 under torch 2.14
     }
     for text, category in known.items():

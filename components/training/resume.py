@@ -23,7 +23,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from components.errors import TrainingError
-from components.processes import gathered, largest
+from components.models.processes import gathered, largest
 from components.training.callbacks import BestWeights, Ema
 from components.training.checkpoints import Checkpoints
 from components.training.seeding import random_states, restore_random_states

@@ -90,6 +90,13 @@ def rank(number, count, port, plan, folder):
             torch.save(kept, Path(folder, f"{name}.pt"))
 
 
+def environment():
+    """Of the script: nothing of the caller's that torch or Lightning would take for a cluster."""
+    ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    taken = ("RANK", "WORLD", "MASTER", "SLURM", "TORCHELASTIC", "PYTEST")
+    return {k: v for k, v in os.environ.items() if not k.startswith(taken)} | ours
+
+
 def main(plan, folder, count=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
