@@ -55,7 +55,7 @@ def share_buffers(network: torch.nn.Module) -> None:
 
 
 @cache
-def _on_the_cpu(world: dist.ProcessGroup) -> dist.ProcessGroup:
+def _on_the_cpu(world: dist.ProcessGroup) -> Any:
     """A group that sends from main memory: to send from a GPU would wait for what it is doing."""
     if dist.get_backend(world) == "gloo":
         return world
