@@ -1,6 +1,6 @@
 """Changes of colour of training images, and the normalisation that follows them.
 
-Brightness, contrast and saturation take a pixel x to own x + grey grey(x) + level, whatever their
+Brightness, contrast and saturation take a pixel x to own x + grey grey(x) + shift, whatever their
 order. So an image brings three numbers with it, and a whole batch is changed and normalised in one
 multiplication, on the device it is trained on. Hue moves by a table, image by image.
 
@@ -66,6 +66,20 @@ def joined_steps(steps: list[tuple[Step, float]]) -> np.ndarray:
     return np.array([own, grey, level], dtype=np.float32)
 
 
+def change_for(pixels: Tensor, change: np.ndarray) -> Tensor:
+    """(own, grey, shift), float32 [3], of a change of this image.
+
+    Args:
+        pixels: uint8 RGB [H, W, 3].
+        change: see `joined_steps`.
+    """
+    own, grey, level = change.tolist()
+    # Along the rows first, which lie in memory as they are added.
+    means = pixels[::_ROW_STEP].flatten(1).float().mean(0).view(-1, 3).mean(0).tolist()
+    mean_grey = sum(share * value for share, value in zip(GREY, means, strict=True))
+    return torch.tensor([own, grey, level * mean_grey])
+
+
 def normalize(
     images: Tensor,
     mean: tuple[float, ...],
@@ -78,14 +92,22 @@ def normalize(
         images: RGB, 0 to 255.
         mean, std: in [0, 1]; values are divided by 255, minus the mean, by the standard deviation.
         channels: order in which the network takes the colours.
+
+    Returns:
+        float [B, 3, H, W], channels last in memory.
     """
     if channels == "bgr":
         images = images.flip(1)
-    shape = (1, 3, 1, 1)
-    center = torch.tensor(mean, device=images.device).mul(255).view(shape)
-    spread = torch.tensor(std, device=images.device).mul(255).view(shape)
-    # The subtraction makes the floats; in place, as a batch of them is large.
-    return images.sub(center).div_(spread)
+    device, (_, _, height, width) = images.device, images.shape
+    center = torch.tensor(mean, device=device).mul(255).repeat(width)
+    spread = torch.tensor(std, device=device).mul(255).repeat(width)
+    rows = images.permute(0, 2, 3, 1).reshape(-1, 3 * width)
+    result = torch.empty(rows.shape, device=device)
+    # On a CPU as many rows at a time as stay in its cache.
+    count = max(1, _STRIP // (3 * width)) if device.type == "cpu" else len(rows)
+    for part, target in zip(rows.split(count), result.split(count), strict=True):
+        torch.div(part.float().sub_(center), spread, out=target)
+    return result.view(-1, height, width, 3).permute(0, 3, 1, 2)
 
 
 def recolor(
@@ -100,7 +122,7 @@ def recolor(
 
     Args:
         images: RGB uint8 [B, 3, H, W], channels last in memory.
-        changes: [B, 3], of each image; see `joined_steps`.
+        changes: [B, 3], (own, grey, shift) of each image; see `change_for`.
         mean, std, channels: see `normalize`.
         seen: [B, 4], (top, left, bottom, right) outside of which each image has but one colour;
             None where nothing is known. It saves time on a CPU.
@@ -114,10 +136,9 @@ def recolor(
     center = torch.tensor(mean, device=device).mul(255)
     spread = torch.tensor(std, device=device).mul(255)
 
-    own, grey, level = changes.to(device)[:, :, None, None].unbind(1)
+    own, grey, shift = changes.to(device)[:, :, None, None].unbind(1)
     matrices = own * torch.eye(3, device=device)[:, order] + grey * greys[:, None]  # [B, in, out]
-    mean_grey = images[:, :, ::_ROW_STEP].float().mean((2, 3)) @ greys  # [B]
-    shifts = (level[:, 0] * mean_grey[:, None] - center) / spread
+    shifts = (shift[:, 0] - center) / spread  # [B, 3]
     limits = -center / spread, (255 - center) / spread
 
     # So many pixels of a row side by side are one vector, each times its own block of the matrix.

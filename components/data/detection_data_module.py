@@ -31,6 +31,7 @@ from components.data.input_transforms import letterbox_scale
 from components.data.loaders import Batch
 from components.data.record_batches import RecordDataset, stacked
 from components.data.record_data_module import RecordDataModule
+from components.data.sent_batch import SentBatch
 from components.data.transform_config import TransformConfig
 from components.errors import DataError
 
@@ -102,14 +103,14 @@ class DetectionDataset(RecordDataset):
 
 def collate_detections(items: list[Item]) -> Batch:
     """See the module's text."""
-    return {
-        "images": stacked([item["image"] for item in items]),
-        "boxes": [item["boxes"] for item in items],
-        "labels": [item["labels"] for item in items],
-        "rows": torch.stack([item["row"] for item in items]),
-        "orig_sizes": torch.stack([item["orig_size"] for item in items]),
-        "scales": torch.stack([item["scale"] for item in items]),
-    }
+    return SentBatch(
+        images=stacked([item["image"] for item in items]),
+        boxes=[item["boxes"] for item in items],
+        labels=[item["labels"] for item in items],
+        rows=torch.stack([item["row"] for item in items]),
+        orig_sizes=torch.stack([item["orig_size"] for item in items]),
+        scales=torch.stack([item["scale"] for item in items]),
+    )
 
 
 class DetectionDataModule(RecordDataModule):

@@ -31,6 +31,7 @@ from components.data.augment import (
 )
 from components.data.color import (
     Channels,
+    change_for,
     draw_color,
     draw_hsv,
     hsv_shifted,
@@ -42,6 +43,7 @@ from components.data.geometry import fit
 from components.data.mosaic import Mosaic, Scene
 from components.data.multi_scale import InputSizes, resize_batch
 from components.data.repeat_factor import epoch_length, repeat_factors, repeated
+from components.data.sent_batch import SentBatch
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
 from components.errors import DataError
@@ -200,7 +202,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
             pixels = hsv_shifted(item["image"].numpy(), draw_hsv(settings.hsv, rng))
             item["image"] = torch.from_numpy(pixels)
         if settings.color:
-            item["color"] = torch.from_numpy(draw_color(settings.color, rng))
+            item["color"] = change_for(item["image"], draw_color(settings.color, rng))
             item.setdefault("seen", torch.tensor([0, 0, *item["image"].shape[:2]]))
         return item
 
@@ -264,10 +266,8 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     """
     # Stacked as they lie in memory, which is as the batch is to lie.
     pixels = torch.stack([item["image"].permute(1, 2, 0) for item in items])
-    batch: Batch = {
-        "images": pixels.permute(0, 3, 1, 2),
-        "rows": torch.stack([item["row"] for item in items]),
-    }
+    rows = torch.stack([item["row"] for item in items])
+    batch = SentBatch(images=pixels.permute(0, 3, 1, 2), rows=rows)
     if "color" in items[0]:
         batch["colors"] = torch.stack([item["color"] for item in items])
         batch["seen"] = torch.stack([item["seen"] for item in items])
@@ -297,7 +297,7 @@ class SizedCollate:
         """The batch of `items`, which are of one step."""
         epoch, _, place = items[0]["key"]
         step = epoch * self.num_batches + place // self.batch_size
-        return {**collate(items), "size": self.sizes.at(step)}
+        return SentBatch(collate(items), size=self.sizes.at(step))
 
 
 class PreparedDataModule(LightningDataModule):

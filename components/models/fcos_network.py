@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
@@ -114,10 +115,21 @@ class FcosHead(nn.Module):
         classes, sides, centers = [], [], []
         for level, features in enumerate(pyramid):
             classes.append(self.cls_logits(self.cls_tower(features)))
-            tower = self.reg_tower(features)
-            sides.append(self._to_distance(self.box_sides(tower) * self.scales[level]))
-            centers.append(self.center_logits(tower))
+            raw_sides, center = self._boxes(self.reg_tower(features))
+            sides.append(self._to_distance(raw_sides * self.scales[level]))
+            centers.append(center)
         return classes, sides, centers
+
+    def _boxes(self, tower: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw sides [B, 4, h, w] and centerness [B, 1, h, w], by one convolution.
+
+        Convolutions of so few channels cost alike, so one of five takes half the time of two.
+        """
+        layers = self.box_sides, self.center_logits
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([cast(Tensor, layer.bias) for layer in layers])
+        sides, center = F.conv2d(tower, weight, bias, padding=1).split([4, 1], dim=1)
+        return sides, center
 
     def _to_distance(self, raw: Tensor) -> Tensor:
         if self.distance == "relu":

@@ -1,5 +1,8 @@
 """Packed store, splits, and batches that depend on seed, epoch and image alone."""
 
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +21,14 @@ from components.data.augment import (
     seen_boxes,
     seen_pixels,
 )
-from components.data.color import STEPS, draw_color, joined_steps, normalize, recolor
+from components.data.color import (
+    STEPS,
+    change_for,
+    draw_color,
+    joined_steps,
+    normalize,
+    recolor,
+)
 from components.data.geometry import FILL, scale_image
 from components.data.loaders import (
     EpochSampler,
@@ -26,6 +36,7 @@ from components.data.loaders import (
     PreparedDataset,
 )
 from components.data.pack import choose_storage, pack
+from components.data.sent_batch import SentBatch
 from components.data.settings import AugmentSettings, PreprocessSettings
 from components.data.store import PreparedStore, write_index
 from components.errors import DataError
@@ -416,16 +427,15 @@ class TestColor:
         ]
         changes, expected = [], []
         for image, chosen in zip(self.images, factors, strict=True):
-            changes.append(joined_steps([(STEPS[step], chosen[step]) for step in order]))
+            change = joined_steps([(STEPS[step], chosen[step]) for step in order])
+            changes.append(change_for(image.permute(1, 2, 0), change))
             changed = image.float() / 255
             for step in order:
                 changed = adjust[step](changed, chosen[step])
             expected.append(changed * 255)
         shifted = torch.stack(expected).round()  # normalize takes whole numbers
         theirs = normalize(shifted, self.mean, self.std, channels)
-        ours = recolor(
-            self.images, torch.from_numpy(np.stack(changes)), self.mean, self.std, channels
-        )
+        ours = recolor(self.images, torch.stack(changes), self.mean, self.std, channels)
         assert (ours - theirs).abs().max() < 1.2 / 255 / min(self.std)
         assert ours.is_contiguous(memory_format=torch.channels_last)
 
@@ -463,3 +473,21 @@ class TestColor:
         own = drawn[:, 0]  # the product of three
         assert own.mean() == pytest.approx(1, abs=0.02)
         assert own.std() == pytest.approx(np.sqrt((1 + 0.04 / 3) ** 3 - 1), rel=0.05)
+
+
+def test_a_batch_comes_from_a_worker_as_it_was():
+    batch = SentBatch(
+        images=torch.zeros(2, 3, 128, 128, dtype=torch.uint8),
+        boxes=[torch.rand(3, 4), torch.zeros(0, 4)],
+        rows=torch.tensor([4, 5]),
+        size=(64, 96),
+    )
+    sent = ForkingPickler.dumps(batch)
+    assert len(sent) < 1500  # the images are in a file, the rest is here
+    received = pickle.loads(sent)
+    assert type(received) is SentBatch and received["size"] == (64, 96)
+    assert torch.equal(received["images"], batch["images"])
+    assert torch.equal(received["rows"], batch["rows"]) and received["rows"].dtype == torch.int64
+    for ours, theirs in zip(received["boxes"], batch["boxes"], strict=True):
+        assert torch.equal(ours, theirs)
+        ours.add_(1)  # writable
