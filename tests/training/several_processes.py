@@ -20,6 +20,7 @@ import torch
 from components.data.loaders import PreparedDataModule
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
+from components.errors import TrainingError
 from components.models.backbones import BackboneConfig, FeatureBackboneConfig
 from components.models.classifier import ImageClassifier
 from components.models.detector import ObjectDetector
@@ -84,6 +85,9 @@ def rank(number, count, port, plan, folder):
             result = run(devices=count, **arguments)
         except SystemExit as end:
             print(name, number, "ended with", end.code, flush=True)
+            continue
+        except TrainingError as error:
+            print(name, number, error, flush=True)
             continue
         if number == count - 1:
             kept = {"rows": result.rows, "best": result.best, "state": result.state}

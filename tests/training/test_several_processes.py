@@ -28,6 +28,7 @@ PLAN = {
     "resumed": {"kind": "classifier"},
     "fcos": {"kind": "fcos", "lr": 1e-3},
     "yolox": {"kind": "yolox", "lr": 1e-3},
+    "broken": {"kind": "classifier", "lr": 1e30},
 }
 
 
@@ -60,7 +61,7 @@ def together(stores, tmp_path_factory):
         env=several_processes.environment(),
     )
     assert done.returncode == 0, done.stderr
-    names = [name for name in PLAN if "stop" not in PLAN[name]]
+    names = [name for name in PLAN if name not in ("stopped", "broken")]
     results = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in names}
     return results, done.stdout + done.stderr
 
@@ -88,6 +89,13 @@ def test_a_signal_to_one_ends_all_and_they_go_on_bit_for_bit(together):
     assert same(results["resumed"]["state"], results["classifier"]["state"])
     assert results["resumed"]["rows"] == results["classifier"]["rows"]
     assert output.count("epoch 1/2") == 4  # the first process says it, the others nothing
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_all_and_the_first_says_so(together):
+    output = together[1]
+    assert "broken 0 the loss is" in output and "python -m tasks.replay" in output
+    assert "broken 1 ended with 0" in output
 
 
 # What each process is shown ----------------------------------------------------------------------
