@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -17,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.errors import DataError, ModelError, TrainingError
+from components.errors import DataError, ModelError, TimmflowError, TrainingError
 from components.files import remove_drafts, sha256, write_text
 from tasks.layout import Layout
-from tasks.params import Params
+from tasks.params import Params, command_parser, load
 from tasks.stage import Figures, main
 
 if TYPE_CHECKING:
@@ -52,25 +53,14 @@ def train(params: Params, layout: Layout) -> Figures:
             this image size.
         TrainingError: the loss is not finite, memory is full, or nothing was learnt.
     """
-    from components.runtime import configure_torch
+    from components.models.backbones import count_parameters
+    from components.models.saved_model import InferenceModel, save_model
 
     settings = params.train
-    configure_torch(settings.num_threads, params.base.seed)
-
-    from components.data.store import PreparedStore
-    from components.models.backbones import count_parameters
-    from components.models.saved_model import InferenceModel, assert_runs, save_model
-    from components.training.fit import fit
-
-    store = PreparedStore.open(layout.prepared)
-    description, module = build(store, settings)
-    data = batches(store, description, params)
-    assert_runs(module, description)
-    resume_dir = layout.resume / resume_key(params, layout)
-    remove_stale(layout.resume, keep=resume_dir)
+    remove_stale(layout.resume, keep=layout.resume / resume_key(params, layout))
     remove_drafts(layout.weights.parent)
     remove_drafts(layout.plots)
-    result = fit(module, data, settings, params.base.seed, resume_dir)
+    store, description, module, result = fitted_module(params, layout)
     print(result.time, flush=True)
     if not (result.beats_trivial or settings.allow_trivial):
         raise TrainingError(_trivial_text(result))
@@ -100,6 +90,59 @@ def train(params: Params, layout: Layout) -> Figures:
         "data_share": result.time.shares["data"],
         "num_parameters": count_parameters(module, trainable_only=False),
     }
+
+
+def fitted_module(
+    params: Params, layout: Layout
+) -> tuple[PreparedStore, ModelDescription, VisionModule, FitResult]:
+    """The part of `train` that several processes do together; it writes nothing but checkpoints."""
+    from components.runtime import configure_torch
+
+    settings = params.train
+    num_started = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_started > 1 and num_started != settings.num_processes:
+        raise TrainingError(
+            f"{num_started} processes were started, but train.devices = {settings.devices} times "
+            f"train.num_nodes = {settings.num_nodes} is {settings.num_processes}"
+        )
+    configure_torch(settings.num_threads, params.base.seed, settings.devices)
+
+    from components.data.store import PreparedStore
+    from components.models.saved_model import assert_runs
+    from components.training.fit import fit
+
+    store = PreparedStore.open(layout.prepared)
+    description, module = build(store, settings)
+    data = batches(store, description, params)
+    assert_runs(module, description)
+    resume_dir = layout.resume / resume_key(params, layout)
+    result = fit(module, data, settings, params.base.seed, resume_dir)
+    return store, description, module, result
+
+
+def is_first_process() -> bool:
+    """Whether nobody else does what is to be done once: records, figures, the model.
+
+    Lightning, torchrun and SLURM number the processes that they start in these variables.
+    """
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def help_first(argv: list[str] | None = None) -> int:
+    """What a process after the first does: train along, and leave the rest to the first.
+
+    Returns:
+        The exit status.
+    """
+    args = command_parser("train", __doc__).parse_args(argv)
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - to the end; the first says the same
+    try:
+        fitted_module(load(args.params), Layout())
+    except TimmflowError as error:
+        print(f"error: train, process {os.environ.get('RANK', '')}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def build(store: PreparedStore, settings: TrainSettings) -> tuple[ModelDescription, VisionModule]:
@@ -318,4 +361,4 @@ def finish(params: Params, layout: Layout) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main("train", __doc__, train, None, finish))
+    sys.exit(main("train", __doc__, train, None, finish) if is_first_process() else help_first())

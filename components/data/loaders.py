@@ -46,6 +46,7 @@ from components.data.repeat_factor import epoch_length, repeat_factors, repeated
 from components.data.sent_batch import SentBatch
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
+from components.errors import DataError
 
 Batch = dict[str, Any]
 Key = tuple[int, int, int]  # epoch, row of the store, place in the epoch
@@ -67,9 +68,13 @@ class EpochSampler(Sampler[Key]):
             class as likely as any other. Needs a seed.
         factors: how often each of `rows` is shown an epoch, on average; see
             `components.data.repeat_factor`. Needs a seed.
+        process: (rank, number of processes) that share the epoch out.
+        block: places side by side that go to one process; then the next one's come.
+        num_dropped: places at the end of the epoch that go to none.
 
     Attributes:
-        done: (epoch, places) that a resumed training begins with and has behind it.
+        done: (epoch, places) that a resumed training begins with and has behind it. Of all
+            processes, as all places are.
     """
 
     def __init__(
@@ -78,6 +83,9 @@ class EpochSampler(Sampler[Key]):
         seed: int | None,
         class_ids: np.ndarray | None = None,
         factors: np.ndarray | None = None,
+        process: tuple[int, int] = (0, 1),
+        block: int = 1,
+        num_dropped: int = 0,
     ):
         if not (class_ids is None and factors is None) and seed is None:
             raise ValueError("class_ids and factors need a seed: such an epoch is drawn at random")
@@ -86,6 +94,8 @@ class EpochSampler(Sampler[Key]):
         self.seed = seed
         self.epoch = 0
         self.done: tuple[int, int] | None = None
+        self.process, self.block = process, block
+        self.num_places = (len(rows) if factors is None else epoch_length(factors)) - num_dropped
         self._weights: np.ndarray | None = None
         if class_ids is not None and len(rows):
             _, which, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
@@ -96,7 +106,12 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows) if self.factors is None else epoch_length(self.factors)
+        return len(self._places(0))
+
+    def _places(self, first: int) -> np.ndarray:
+        places = np.arange(first, self.num_places)
+        rank, num_processes = self.process
+        return places[places // self.block % num_processes == rank]
 
     def __iter__(self) -> Iterator[Key]:
         order = self.rows
@@ -109,7 +124,7 @@ class EpochSampler(Sampler[Key]):
             else:
                 order = rng.choice(self.rows, len(self.rows), p=self._weights)
         first = self.done[1] if self.done is not None and self.done[0] == self.epoch else 0
-        for place in range(first, len(order)):
+        for place in self._places(first).tolist():
             yield self.epoch, int(order[place]), place
 
 
@@ -270,7 +285,7 @@ class SizedCollate:
 
     Attributes:
         sizes: by training step.
-        batch_size: images a step.
+        batch_size: images a step, of all processes.
         num_batches: steps an epoch.
     """
 
@@ -279,7 +294,7 @@ class SizedCollate:
     num_batches: int
 
     def __call__(self, items: list[dict[str, Any]]) -> Batch:
-        """The batch of `items`, which lie side by side in their epoch."""
+        """The batch of `items`, which are of one step."""
         epoch, _, place = items[0]["key"]
         step = epoch * self.num_batches + place // self.batch_size
         return SentBatch(collate(items), size=self.sizes.at(step))
@@ -290,7 +305,8 @@ class PreparedDataModule(LightningDataModule):
 
     Args:
         store: the images.
-        batch_size: images a step, training and validation.
+        batch_size: images a step, training and validation. Processes that train together share it
+            out: which images a step has, and how they are changed, does not depend on their number.
         mean, std, channels: of the backbone's normalisation; see `normalize`.
         augment: random changes of training images; None for none.
         seed: of order and augmentation.
@@ -343,8 +359,21 @@ class PreparedDataModule(LightningDataModule):
             size, every = store.info.image_size, augment.multi_scale_every
             self._sizes = InputSizes(size, augment.multi_scale, every, seed)
 
-    def loader(self, split: str, train: bool = False) -> DataLoader[dict[str, Any]]:
-        """Batches of one split: shuffled and augmented for training, else as they stand."""
+    def loader(
+        self, split: str, train: bool = False, process: tuple[int, int] = (0, 1)
+    ) -> DataLoader[dict[str, Any]]:
+        """Batches of one split: shuffled and augmented for training, else as they stand.
+
+        Args:
+            split: its name.
+            train: for training.
+            process: (rank, number of processes). In training each step is shared out; otherwise
+                whole batches are, so that each is what it would be for one process, no image is
+                measured twice, and none is left out.
+
+        Raises:
+            DataError: there are too few images for so many processes.
+        """
         rows = self.store.rows(split)
         augment = self.augment if train else None
         class_ids = None
@@ -354,15 +383,30 @@ class PreparedDataModule(LightningDataModule):
         if train and self.repeat_threshold and self.store.info.task == "detection":
             classes_of = [self.store.boxes(row)[1] for row in rows]
             factors = repeat_factors(classes_of, self.repeat_threshold)
-        sampler = EpochSampler(rows, self.seed if train else None, class_ids, factors)
-        # A last batch of one image has no batch-norm statistics of its own.
-        drop_last = train and len(sampler) % self.batch_size == 1 and len(sampler) > 1
-        num_batches = math.ceil(len(sampler) / self.batch_size) - drop_last
+        num_images = len(rows) if factors is None else epoch_length(factors)
+        num_processes = process[1]
+        if num_images < num_processes > 1:
+            raise DataError(
+                f"split {split} has {num_images} images for {num_processes} processes "
+                "(train.devices times train.num_nodes): each needs one"
+            )
+        if train:
+            # In a last batch of one image a process has no batch-norm statistics of its own.
+            left = num_images % self.batch_size
+            num_dropped = left if 0 < left < min(2 * num_processes, num_images) else 0
+            block, batch_size = 1, self.batch_size // num_processes
+        else:
+            num_dropped = 0
+            enough = math.ceil(num_images / self.batch_size) >= num_processes
+            block = batch_size = self.batch_size if enough else num_images // num_processes or 1
+        num_batches = math.ceil((num_images - num_dropped) / self.batch_size)
+        sampler = EpochSampler(
+            *(rows, self.seed if train else None, class_ids, factors), process, block, num_dropped
+        )
         return DataLoader(
             PreparedDataset(self.store, augment, self.seed, rows, self.num_epochs),
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             sampler=sampler,
-            drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_outlive_signals,
@@ -375,7 +419,7 @@ class PreparedDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Shuffled, augmented."""
-        loader = self.loader("train", train=True)
+        loader = self.loader("train", train=True, process=self._process())
         # Workers fetch ahead as soon as the loader is iterated, which Lightning does before it
         # tells the sampler in which epoch a resumed training goes on.
         sampler = cast(EpochSampler, loader.sampler)
@@ -385,11 +429,15 @@ class PreparedDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """As they stand."""
-        return self.loader("val")
+        return self.loader("val", process=self._process())
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """As they stand."""
-        return self.loader("test")
+        return self.loader("test", process=self._process())
+
+    def _process(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Change colours, normalise, bring to size; on the device: fewer bytes cross the bus."""

@@ -14,10 +14,12 @@ from torchmetrics import Metric
 
 from components.data.mixup import mix_batch
 from components.models.backbones import BackboneConfig, create_backbone
-from components.models.loss_registry import as_classification_loss
+from components.models.loss_registry import ClassificationLoss, as_classification_loss
+from components.models.losses import over_devices
 from components.models.memory_layout import has_grouped_convolutions, laid_out
 from components.models.metrics import MetricConfig
 from components.models.picture_log import unnormalized, with_caption
+from components.models.processes import num_processes
 from components.models.vision_module import (
     Batch,
     VisionModule,
@@ -148,7 +150,17 @@ class ImageClassifier(VisionModule):
             images, labels = mix_batch(
                 images, labels, self.num_classes, self.mixup_alpha, self.cutmix_alpha
             )
-        return {"loss": self.loss(self(images), labels)}
+        return {"loss": self._over_step(self.loss(self(images), labels), labels)}
+
+    def _over_step(self, loss: Tensor, labels: Tensor) -> Tensor:
+        """A process's loss such that their mean is that of all images of the step."""
+        if num_processes() == 1:
+            return loss
+        if isinstance(self.loss, ClassificationLoss):
+            divisor = self.loss.divisor(labels)
+        else:
+            divisor = loss.new_tensor(float(len(labels)))
+        return loss * (divisor / over_devices(divisor.clone()))
 
     def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
         """Update the metrics with probabilities [B, C] and labels; gives the loss."""
@@ -161,7 +173,7 @@ class ImageClassifier(VisionModule):
             # torchmetrics' binary metrics want the probability of class 1.
             binary = type(metric).__name__.startswith("Binary") and self.num_classes == 2
             metric.update(probabilities[:, 1] if binary else probabilities, labels.long())
-        return {"loss": self.loss(logits, labels)}
+        return {"loss": self._over_step(self.loss(logits, labels), labels)}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits [B, C] as probabilities: summing to one, or for multi-label one by one."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -187,6 +188,9 @@ def register_loss(
     return register
 
 
+_CLASS_MEAN = ("cross_entropy", "nll")  # with class weights divided by their sum
+
+
 class ClassificationLoss(nn.Module):
     """A classifier's loss by name: logits [B, C] and targets to the mean over the batch.
 
@@ -216,7 +220,7 @@ class ClassificationLoss(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """A scalar."""
         logits = logits.float()
-        if self.name in ("cross_entropy", "nll"):
+        if self.name in _CLASS_MEAN:
             smoothing = self.label_smoothing if self.training else 0.0
             return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing)
         dense = one_hot_targets(logits, targets)
@@ -226,6 +230,12 @@ class ClassificationLoss(nn.Module):
             shares = logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
             return F.mse_loss(shares, dense)
         return F.binary_cross_entropy_with_logits(logits, dense, self.class_weights)
+
+    def divisor(self, targets: Tensor) -> Tensor:
+        """What `forward` divides a sum over images by, up to a factor; a scalar."""
+        if self.class_weights is None or targets.ndim > 1 or self.name not in _CLASS_MEAN:
+            return targets.new_tensor(float(len(targets)), dtype=torch.float32)
+        return self.class_weights[targets].sum()
 
 
 class _InFloat32(nn.Module):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from components.models.processes import mean_over_processes
+
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sum of the sigmoid focal loss (Lin et al. 2017, arXiv:1708.02002).
@@ -44,8 +46,9 @@ def centerness_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def over_devices(values: Tensor) -> Tensor:
-    """The mean over all processes of a distributed run, so that all divide by the same number."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-        values = values / torch.distributed.get_world_size()
-    return values
+    """The mean over all processes of a training step, so that all divide by the same number.
+
+    Without gradients the values stay the process's own: in validation each has as many batches as
+    there are for it, and would wait for the others for ever.
+    """
+    return mean_over_processes(values) if torch.is_grad_enabled() else values

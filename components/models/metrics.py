@@ -14,6 +14,8 @@ from typing import Any, Self
 from torch import nn
 from torchmetrics import Metric
 
+from components.models.processes import gathered, num_processes
+
 BACKENDS = ("torchmetrics", "custom")
 STAGES = ("train", "val", "test")
 VERBOSITIES = (0, 1, 2)
@@ -219,6 +221,34 @@ class MetricManager:
         """The opposite of `to_dict`, with fresh metrics."""
         configs = [MetricConfig.from_dict(config) for config in values["configs"]]
         return cls(configs, values["num_classes"])
+
+
+def computed(metric: Metric, everywhere: bool = True) -> Any:
+    """A metric's value.
+
+    torchmetrics lets processes wait for one another image by image, so it needs as many images in
+    each; here each may have seen any number.
+
+    Args:
+        metric: all that it was shown stays in it, and with several processes and `everywhere` what
+            the others were shown is added.
+        everywhere: over all processes, each of which must call this; else over this one.
+    """
+    if num_processes() == 1:
+        return metric.compute()
+    metric.compute_with_cache = False
+    lists = {name: state for name, state in metric.metric_state.items() if isinstance(state, list)}
+    metric.sync_on_compute = everywhere and not lists
+    if lists and everywhere:
+        kept = {n: [item.cpu() for item in state] for n, state in lists.items()}
+        for name, parts in _by_name(gathered(kept)).items():
+            items = [item.to(metric.device) for part in parts for item in part]
+            setattr(metric, name, items)
+    return metric.compute()
+
+
+def _by_name(states: list[dict[str, list[Any]]]) -> dict[str, list[list[Any]]]:
+    return {name: [state[name] for state in states] for name in states[0]}
 
 
 def create_metric(config: MetricConfig, num_classes: int) -> Metric:

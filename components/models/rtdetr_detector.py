@@ -50,6 +50,7 @@ class RTDetrDetector(DetectorModule):
     }
     fixed_input = {"mean": MEAN, "std": STD}  # noqa: RUF012 - see VisionModule
     thresholds = ("score_thresh", "max_detections_per_image")
+    always_uses_all_weights = False  # a batch without boxes has no denoising queries
     network: RTDetrNetwork
 
     def __init__(

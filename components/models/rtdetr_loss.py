@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from components.models.losses import over_devices
 from components.models.postprocess import NO_LABEL
 from components.models.rtdetr_network import RTDetrOutputs, Target
 
@@ -43,7 +44,7 @@ def rtdetr_loss(outputs: RTDetrOutputs, targets: list[Target], config: Any) -> d
 
     Each term is summed over the decoder layers, the encoder's proposals and, in training, the
     denoising queries, and weighted as in `config`; each is divided by the number of boxes in the
-    batch.
+    batch, in training by the mean over all processes.
 
     Args:
         outputs: of the network.
@@ -78,6 +79,10 @@ def rtdetr_loss(outputs: RTDetrOutputs, targets: list[Target], config: Any) -> d
             name: torch.stack([v for key, v in terms.items() if key.startswith(theirs)]).sum()
             for name, theirs in names.items()
         }
+        # transformers divides by the boxes of this process's images.
+        num_boxes = layer_logits.new_tensor(float(sum(len(t["boxes"]) for t in targets)))
+        share = num_boxes.clamp(min=1) / over_devices(num_boxes.clone()).clamp(min=1)
+        losses = {name: value * share for name, value in losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from components.models.feature_backbone import FeatureBackbone
-from components.models.metrics import LoggingConfig, MetricConfig, MetricManager
+from components.models.metrics import LoggingConfig, MetricConfig, MetricManager, computed
 from components.models.module_options import ModuleOptions, plain
 from components.models.optimizers import create_optimizer
 from components.models.picture_log import log_pictures, matrix_picture
+from components.models.processes import gathered, num_processes
 from components.models.schedulers import create_scheduler
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class VisionModule(LightningModule):
     # Mean and std where they are the network's own and no timm model's.
     fixed_input: dict[str, Any] = {}  # noqa: RUF012 - a class's own, never changed
     default_options: dict[str, Any] = {}  # noqa: RUF012 - a class's own defaults, never changed
+    always_uses_all_weights = True  # in each step; DDP waits for the gradients of all, or is told
 
     def __init__(self, given: dict[str, Any]):
         super().__init__()
@@ -70,6 +72,7 @@ class VisionModule(LightningModule):
             if self.options.deterministic:
                 torch.backends.cudnn.deterministic = True
                 torch.backends.cudnn.benchmark = False
+        self._measured_losses: list[tuple[dict[str, Tensor], int]] = []
         config = self.options.logging_config
         if config is None:
             config = LoggingConfig(log_learning_rate=True, log_gradient_norm=False)
@@ -239,13 +242,15 @@ class VisionModule(LightningModule):
         self._log_metrics("train", on_step=False)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics over the whole validation split."""
+        """Log losses and metrics over the whole validation split."""
+        self._log_measured_losses()
         self._log_metrics("val", on_step=False)
         if self.logging.log_predictions and self._pictures and self.trainer.is_global_zero:
             log_pictures(self.loggers, "val/predictions", self._pictures, self.global_step)
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics over the whole test split."""
+        """Log losses and metrics over the whole test split."""
+        self._log_measured_losses()
         self._log_metrics("test", on_step=False)
 
     # Logging ----------------------------------------------------------------------------------
@@ -255,13 +260,27 @@ class VisionModule(LightningModule):
         return {name: cast(Metric, metric) for name, metric in metrics.items()}
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch) -> None:
-        self.log_dict(
-            {f"{stage}/{name}": value.detach() for name, value in losses.items()},
-            batch_size=len(batch["images"]),
-            on_step=False,
-            on_epoch=True,
-            sync_dist=stage != "train",
-        )
+        values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
+        num_images = len(batch["images"])
+        if stage != "train" and num_processes() > 1:
+            self._measured_losses.append((values, num_images))
+        else:
+            self.log_dict(values, batch_size=num_images, on_step=False, on_epoch=True)
+
+    def _log_measured_losses(self) -> None:
+        """Log the mean losses over all processes' images.
+
+        Lightning's own mean cuts the mean number of images off to an integer, and waits for ever
+        where a process has had no batch.
+        """
+        if num_processes() == 1:
+            return
+        own = [({k: float(v) for k, v in values.items()}, n) for values, n in self._measured_losses]
+        self._measured_losses = []
+        measured = [pair for pairs in gathered(own) for pair in pairs]
+        total = sum(num_images for _, num_images in measured)
+        for name in measured[0][0] if measured else ():
+            self.log(name, sum(values[name] * n for values, n in measured) / total)
 
     def _log_metrics(self, stage: str, on_step: bool) -> None:
         """Log a stage's metrics: those wanted at each step, or at the end of the epoch all others.
@@ -276,7 +295,7 @@ class VisionModule(LightningModule):
             if not on_step and not config.log_on_epoch:
                 metric.reset()
                 continue
-            value = metric.compute()
+            value = computed(metric, everywhere=not on_step)
             if isinstance(value, Tensor) and value.ndim == 2:
                 if not on_step:
                     if self.trainer.is_global_zero and self.logging.verbosity:

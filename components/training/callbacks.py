@@ -15,6 +15,8 @@ from lightning import Callback, LightningModule, Trainer
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from components.models.processes import mean_over_processes, share_buffers
+
 
 def _network(module: LightningModule) -> nn.Module:
     """The part of a `VisionModule` that holds its weights."""
@@ -148,7 +150,7 @@ class Curves(Callback):
         self.on_epoch = on_epoch
         self.rows: list[dict[str, float]] = []
         self._loss_sum = torch.zeros(())
-        self._num_images = 0
+        self._num_images: float | Tensor = 0
         self._started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,6 +163,10 @@ class Curves(Callback):
     ) -> None:
         """Add the loss, where it is: to fetch it from an accelerator would wait for it."""
         loss, num_images = outputs["loss"].detach(), len(batch["images"])
+        if trainer.world_size > 1:
+            shared = torch.stack([loss.float(), loss.new_tensor(float(num_images))])
+            loss, mean_images = mean_over_processes(shared)
+            num_images = mean_images * trainer.world_size
         self._loss_sum = self._loss_sum.to(loss.device) + loss * num_images
         self._num_images += num_images
 
@@ -168,7 +174,7 @@ class Curves(Callback):
         """Add the row. Validation has run by now."""
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         if self._num_images:
-            row["train_loss"] = float(self._loss_sum) / self._num_images
+            row["train_loss"] = float(self._loss_sum) / float(self._num_images)
         for column, name in self.names.items():
             if name in trainer.callback_metrics:
                 row[column] = float(trainer.callback_metrics[name])
@@ -199,11 +205,23 @@ class Curves(Callback):
 
 
 class EpochSeed(Callback):
-    """Seeds torch anew at each epoch, so that a resumed training draws what it would have drawn."""
+    """Seeds torch anew at each epoch, so that a resumed training draws what it would have drawn.
+
+    Processes that train together draw differently.
+    """
 
     def __init__(self, seed: int):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Dropout and its kin draw from (seed, epoch)."""
-        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+        """Dropout and its kin draw from (seed, epoch, rank)."""
+        epoch_seed = self.seed * 100_003 + trainer.current_epoch
+        torch.manual_seed(epoch_seed + trainer.global_rank * 2**40)
+
+
+class SameBuffers(Callback):
+    """What is measured is one model: batch norms may differ between processes. Put after `Ema`."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the first process's."""
+        share_buffers(_network(pl_module))

@@ -30,10 +30,13 @@ class Checkpoints:
 
     Args:
         folder: theirs alone; made when the first is written.
+        owner: whether this process may change what is there. Of those that train together the first
+            is; the others only read, while it is at the same place.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, owner: bool = True):
         self.folder = Path(folder)
+        self.owner = owner
         self._best_name: dict[Path, str] = {}  # by checkpoint, as far as known
         self._best: tuple[Weights | None, str] = (None, "")  # what is on the disk, and its name
 
@@ -42,11 +45,14 @@ class Checkpoints:
 
         One that is damaged is set aside, with a message, and the one before is taken.
         """
-        remove_drafts(self.folder)
+        if self.owner:
+            remove_drafts(self.folder)
         for path in reversed(self._files()):
             found = self._read(path)
             if found is not None:
                 return found
+            if not self.owner:
+                continue
             path.rename(path.with_name(f"{path.name}.damaged"))
             print(  # noqa: T201 - there is something to look at: a disk that forgets
                 f"{path}: damaged, set aside as {path.name}.damaged; training goes on from "

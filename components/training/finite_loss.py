@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from components.errors import DataError, TrainingError
 from components.files import atomic_path
+from components.models.processes import gathered, largest
+from components.models.shared_batch_norm import SharedBatchNorms
 from components.models.vision_module import VisionModule
 from components.training.precision import arithmetic
 
@@ -63,8 +65,8 @@ class FiniteLoss(Callback):
     """Stops a training whose loss is not a number any more.
 
     Args:
-        path: file for the batch and the weights of that step; processes after the first put their
-            rank before its suffix.
+        path: file for the batch and the weights of that step; of a process after the first with
+            its rank before the suffix.
     """
 
     def __init__(self, path: Path):
@@ -82,13 +84,29 @@ class FiniteLoss(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Look at the loss of the step."""
-        if torch.isfinite(loss):
+        """Look at the loss of the step, in all processes."""
+        rank = trainer.global_rank
+        finite = bool(torch.isfinite(loss))
+        culprit = largest(0 if finite else rank + 1) - 1
+        if culprit < 0:
             return
-        assert isinstance(pl_module, VisionModule)
         path = self.path
-        if trainer.global_rank:
-            path = path.with_suffix(f".{trainer.global_rank}{path.suffix}")
+        if culprit:
+            path = path.with_suffix(f".{culprit}{path.suffix}")
+        found = gathered(self._kept(trainer, pl_module, path) if rank == culprit else None)[culprit]
+        if rank:
+            raise SystemExit(0)  # the first says it
+        assert found is not None
+        where = f" in process {culprit + 1} of {trainer.world_size}" if culprit else ""
+        raise TrainingError(
+            f"the loss is {'not finite' if finite else loss.item()}{where} at epoch "
+            f"{trainer.current_epoch + 1}, step {self._step}; {found}: {found.remedy}. The step is "
+            f"kept: python -m tasks.replay {path}"
+        )
+
+    def _kept(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> Diagnosis:
+        """Write the step to a file, and say what is wrong with it."""
+        assert isinstance(pl_module, VisionModule)
         precision = str(trainer.precision)
         with atomic_path(path) as draft:
             torch.save(
@@ -102,13 +120,8 @@ class FiniteLoss(Callback):
                 },
                 draft,
             )
-        found = Diagnosis("", "", {})
-        if trainer.world_size == 1:  # a loss over several processes waits for all of them
-            found = diagnose(pl_module, self._batch, self._rng, precision)
-        raise TrainingError(
-            f"the loss is {loss.item()} at epoch {trainer.current_epoch + 1}, step {self._step}; "
-            f"{found}: {found.remedy}. The step is kept: python -m tasks.replay {path}"
-        )
+        SharedBatchNorms().revert(pl_module)  # they would wait for the other processes
+        return diagnose(pl_module, self._batch, self._rng, precision)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

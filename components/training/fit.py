@@ -6,19 +6,23 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from components.data.loaders import PreparedDataModule
 from components.errors import TrainingError
+from components.models.shared_batch_norm import SharedBatchNorms
 from components.models.vision_module import VisionModule
-from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed
+from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed, SameBuffers
 from components.training.checkpoints import Checkpoints
 from components.training.finite_loss import FiniteLoss
 from components.training.memory import explained_memory_errors
@@ -65,6 +69,10 @@ def fit(
 ) -> FitResult:
     """Train a module.
 
+    With several processes (`settings.num_processes`) each calls this with the same arguments, and
+    gets the same result; the first alone writes and prints. Without torchrun or SLURM Lightning
+    starts the others: it runs the program's command line again.
+
     Args:
         module: to be trained, in place.
         data: its batches.
@@ -76,7 +84,8 @@ def fit(
         on_epoch: called with each epoch's figures.
 
     Raises:
-        TrainingError: the loss is not finite, memory is full, or no epoch gave a value to compare.
+        TrainingError: the loss is not finite, memory is full, no epoch gave a value to compare, or
+            the processes asked for are not there.
         WriteError: no checkpoint can be written. The last one stays.
         SystemExit: INT or TERM came: 130 or 143, with a checkpoint of the last step.
     """
@@ -90,6 +99,8 @@ def fit(
     ema = Ema(settings.ema_decay, settings.ema_ramp) if settings.ema_decay else None
     if ema is not None:
         callbacks.append(ema)
+    if settings.num_processes > 1:
+        callbacks.append(SameBuffers())
     callbacks.append(curves)
     if settings.patience:
         callbacks.append(EarlyStopping(monitor, mode="max", patience=settings.patience))
@@ -97,37 +108,27 @@ def fit(
     interactive = sys.stderr.isatty()
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))
+    # Lightning tells of its devices, of the number of workers and of upgrades; none is news here.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     checkpoints, stop = Checkpoints(resume_dir), StopRequest()
+    files = CheckpointFiles(checkpoints, best)
+    progress = SaveProgress(resume_dir, settings.checkpoint_minutes, stop, ema)
+    trainer = _trainer(module, settings, [*callbacks, progress], files)
+    checkpoints.owner = stop.first = trainer.is_global_zero
     resumed, best.weights = checkpoints.latest() or (None, None)
     if resumed is not None and "finished" in resumed:
         for callback in callbacks:
             if callback.state_key in resumed["finished"]["callbacks"]:
                 callback.load_state_dict(resumed["finished"]["callbacks"][callback.state_key])
         return _result(best, curves, trivial, clock, resumed["finished"]["seconds"])
-    callbacks.append(SaveProgress(resume_dir, settings.checkpoint_minutes, stop, ema, resumed))
-    # Lightning tells of its devices, of the number of workers and of upgrades; none is news here.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    trainer = Trainer(
-        max_epochs=settings.epochs,
-        devices=1,  # EpochSampler does not share an epoch out between processes yet
-        precision=settings.precision,
-        gradient_clip_val=settings.gradient_clip or None,
-        deterministic="warn",
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=interactive,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        plugins=[CheckpointFiles(checkpoints, best, resumed)],
-    )
+    progress.resumed = files.loaded = resumed
     if resumed is not None:
         data.first_epoch = resumed["position"]["epoch"]
         data.first_batch = resumed["position"]["batch"]
     started = time.perf_counter()
     explained = explained_memory_errors(settings, data.store.info.image_size)
-    with warnings.catch_warnings(), stop.listening(), explained:
+    with warnings.catch_warnings(), stop.listening(), explained, _explained_absence(settings):
         _ignore_known_warnings()
         trainer.fit(
             module,
@@ -140,10 +141,69 @@ def fit(
         # Small, as nothing will be trained on: what is left to do after this is to save the result.
         states = {c.state_key: state for c in callbacks if (state := c.state_dict())}
         finished = {"callbacks": states, "seconds": seconds}
-        checkpoints.write({"finished": finished}, best.weights)
+        if trainer.is_global_zero:
+            checkpoints.write({"finished": finished}, best.weights)
         if stop.number is not None:
             stop.end("saved after the last epoch")
     return _result(best, curves, trivial, clock, seconds)
+
+
+def _trainer(
+    module: VisionModule, settings: TrainSettings, callbacks: list[Callback], files: CheckpointFiles
+) -> Trainer:
+    """The trainer, and in it the processes that the settings ask for."""
+    several = settings.num_processes > 1
+    unused = settings.freeze_epochs > 0 or not module.always_uses_all_weights
+    share = several and settings.share_batch_norm
+    try:
+        trainer = Trainer(
+            max_epochs=settings.epochs,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=DDPStrategy(find_unused_parameters=unused) if several else "auto",
+            precision=settings.precision,
+            gradient_clip_val=settings.gradient_clip or None,
+            deterministic="warn",
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=any(isinstance(c, TQDMProgressBar) for c in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            plugins=[files, SharedBatchNorms()] if share else [files],
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise TrainingError(
+            f"train.devices = {settings.devices}, train.num_nodes = {settings.num_nodes}: {error}"
+        ) from None
+    if trainer.world_size != settings.num_processes:
+        raise TrainingError(
+            f"{trainer.world_size} processes were started, but train.devices = {settings.devices} "
+            f"times train.num_nodes = {settings.num_nodes} is {settings.num_processes}"
+        )
+    if isinstance(trainer.strategy, DDPStrategy) and settings.num_nodes > 1:
+        environment = trainer.strategy.cluster_environment
+        if environment is None or not environment.creates_processes_externally:
+            raise TrainingError(
+                f"train.num_nodes = {settings.num_nodes}: start `python -m tasks.train` on each of "
+                "these machines with torchrun or srun; see docs/scaling.md"
+            )
+    return trainer
+
+
+@contextmanager
+def _explained_absence(settings: TrainSettings) -> Iterator[None]:
+    """Say it when another process is gone: what torch says is about sockets."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
+        if settings.num_processes == 1 or not lost:
+            raise
+        raise TrainingError(
+            "another process of this training has ended; its own message says why. The same "
+            f"command goes on from the last checkpoint ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _result(
@@ -173,6 +233,8 @@ def _ignore_known_warnings() -> None:
         "Average precision score for one or more classes was": UserWarning,  # none in val
         "in eval mode at the start of training": UserWarning,  # a frozen backbone
         "your dataloader is not resumable": UserWarning,  # its sampler is
+        "accumulate the metric across devices": UserWarning,  # it is of all processes already
+        "Grad strides do not match": UserWarning,  # depthwise weights, channels last
         "LeafSpec": FutureWarning,  # lightning 2.6 under torch 2.14
     }
     for text, category in known.items():

@@ -22,6 +22,8 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from components.errors import TrainingError
+from components.models.processes import gathered, largest
 from components.training.callbacks import BestWeights, Ema
 from components.training.checkpoints import Checkpoints
 from components.training.seeding import random_states, restore_random_states
@@ -35,12 +37,24 @@ class StopRequest:
 
     A second INT ends it at once.
 
+    Processes that train together end together, whichever of them got the signal; the first says so
+    and has the signal's exit status.
+
     Attributes:
         number: of the signal; None while there was none.
+        first: whether this is the first process.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.first = True
+
+    def agree(self, due: bool) -> bool:
+        """Whether something is due, or a signal came, in any of the processes."""
+        number = largest(self.number or (1 if due else 0))
+        if number > 1:
+            self.number = number
+        return number > 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -66,12 +80,14 @@ class StopRequest:
         self.number = self.number or number
 
     def end(self, how_far: str) -> None:
-        """End the process with the signal's exit status, 130 or 143.
+        """End the process with the signal's exit status, 130 or 143; 0 after the first process.
 
         Raises:
             SystemExit: always.
         """
         assert self.number is not None
+        if not self.first:
+            raise SystemExit(0)  # else whoever started the processes would kill the first
         name = signal.Signals(self.number).name
         print(f"{name}: {how_far}; the same command goes on from there", file=sys.stderr)  # noqa: T201
         raise SystemExit(128 + self.number)
@@ -83,15 +99,15 @@ class CheckpointFiles(TorchCheckpointIO):
     Args:
         checkpoints: the files.
         best: whose weights go to a file of their own.
+
+    Attributes:
         loaded: what `load_checkpoint` gives, already read and verified.
     """
 
-    def __init__(
-        self, checkpoints: Checkpoints, best: BestWeights, loaded: dict[str, Any] | None
-    ) -> None:
+    def __init__(self, checkpoints: Checkpoints, best: BestWeights) -> None:
         self.checkpoints = checkpoints
         self.best = best
-        self.loaded = loaded
+        self.loaded: dict[str, Any] | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -119,6 +135,8 @@ class SaveProgress(Checkpoint):
         minutes: between checkpoints.
         stop: looked at after each step.
         ema: whose weights are in the network while it is validated.
+
+    Attributes:
         resumed: the checkpoint that the training goes on from.
     """
 
@@ -128,35 +146,44 @@ class SaveProgress(Checkpoint):
         minutes: float,
         stop: StopRequest,
         ema: Ema | None = None,
-        resumed: dict[str, Any] | None = None,
     ):
         self.folder = folder
         self.seconds = 60 * minutes
         self.stop = stop
         self.ema = ema
-        self._resumed = (resumed["position"], resumed["random"]) if resumed else None
+        self.resumed: dict[str, Any] | None = None
         self._last = time.monotonic()
         self._cost = 0.0
         self._batches_done = 0
         self._random: dict[str, Any] | None = None
+        self._common_batches = 0  # of validation, that no process has fewer of
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore what Lightning does not."""
+        """Restore what Lightning does not.
+
+        Raises:
+            TrainingError: the processes have not read the same checkpoint.
+        """
         self._last = time.monotonic()
-        if self._resumed is not None:
-            position, states = self._resumed
-            if position["batch"]:
+        position = self.resumed["position"] if self.resumed else None
+        if any(other != position for other in gathered(position)):
+            raise TrainingError(
+                f"{self.folder} is not the same in all processes: it must be on a disk that all "
+                "machines of a training share, as the data must"
+            )
+        if self.resumed is not None:
+            if self.resumed["position"]["batch"]:
                 # Lightning calls it at the start of an epoch only.
                 pl_module.on_train_epoch_start()
-            restore_random_states(states)
+            restore_random_states(self.resumed["random"][trainer.global_rank])
             # Lightning takes it for a reason not to step a plateau schedule at the epoch's end, as
             # it does not know that the whole validation will have been run.
             trainer.fit_loop._restarting = False
-            self._resumed = None
+            self.resumed = None
         self.stop.take_over()  # Lightning has put a handler of its own for TERM
         if trainer.received_sigterm and self.stop.number is None:
             self.stop.number = signal.SIGTERM
-        if self.stop.number is not None:
+        if self.stop.agree(False):
             self.stop.end("nothing done that was not saved")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -174,6 +201,8 @@ class SaveProgress(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the random streams: an interrupted validation is run again from its start."""
         self._random = random_states()
+        # Each process has its own number of batches.
+        self._common_batches = -largest(-int(trainer.num_val_batches[0]))
 
     def on_validation_batch_end(
         self,
@@ -185,7 +214,7 @@ class SaveProgress(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """On a signal, save as of the last step: validation changes nothing."""
-        if self.stop.number is not None:
+        if batch_idx < self._common_batches and self.stop.agree(False):
             if self.ema is not None:
                 self.ema.on_validation_end(trainer, pl_module)
             self._save_if(True, trainer, self._batches_done)
@@ -197,10 +226,9 @@ class SaveProgress(Checkpoint):
     def _save_if(self, due: bool, trainer: Trainer, batches_done: int) -> None:
         self._batches_done = batches_done
         started = time.monotonic()
-        stop = self.stop.number is not None
-        due = due or stop or started - self._last >= self.seconds
-        if not trainer.strategy.reduce_boolean_decision(due, all=False):
+        if not self.stop.agree(due or started - self._last >= self.seconds):
             return
+        stop = self.stop.number is not None
         trainer.save_checkpoint(self.folder / "checkpoint")
         self._last = time.monotonic()
         self._cost = self._last - started
@@ -214,7 +242,7 @@ class SaveProgress(Checkpoint):
         """Add the place and the random streams; put Lightning's counters between two steps."""
         batch = self._batches_done
         checkpoint["position"] = {"epoch": trainer.current_epoch, "batch": batch}
-        checkpoint["random"] = self._random or random_states()
+        checkpoint["random"] = gathered(self._random or random_states())
         loop = checkpoint["loops"]["fit_loop"]
         if not batch:
             # As after the epoch before; the epoch that starts is counted when it is resumed.

@@ -88,7 +88,9 @@ class TrainSettings(Settings):
         "false: random; or the path of a .safetensors or state-dict file (YOLOX: false or a path)",
     )
     epochs: int = Field(12, ge=1, le=10_000, description="passes over the training images")
-    batch_size: int = Field(16, ge=1, le=4096, description="images a step")
+    batch_size: int = Field(
+        16, ge=1, le=65_536, description="images a step; several processes share them out"
+    )
     lr: float = Field(
         1e-3, gt=0, le=10, description="peak learning rate of the new layers at lr_batch images"
     )
@@ -147,6 +149,21 @@ class TrainSettings(Settings):
     )
     num_workers: int = Field(1, ge=0, le=256, description="processes that load batches")
     num_threads: int = Field(0, ge=0, description="CPU threads of torch; 0 means one per core")
+    devices: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes that train together on each machine: one a GPU, or without GPUs on "
+        "the CPU (docs/scaling.md)",
+    )
+    num_nodes: int = Field(
+        1, ge=1, le=1024, description="machines, where torchrun or SLURM starts the processes"
+    )
+    share_batch_norm: bool = Field(
+        True,
+        description="several processes: batch norms take the statistics of the whole step; false: "
+        "each of its own images",
+    )
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
         "32-true", description="Lightning's name of the arithmetic"
     )
@@ -164,6 +181,20 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"augment.plain_epochs ({self.augment.plain_epochs}) must not exceed epochs "
                 f"({self.epochs})"
+            )
+        return self
+
+    @property
+    def num_processes(self) -> int:
+        """That train together, on all machines."""
+        return self.devices * self.num_nodes
+
+    @model_validator(mode="after")
+    def _batch_can_be_shared_out(self) -> TrainSettings:
+        if self.batch_size % self.num_processes:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of devices x num_nodes "
+                f"({self.devices} x {self.num_nodes}), which share it out"
             )
         return self
 

@@ -83,7 +83,7 @@ class StepClock(Callback):
         self._num_steps += 1
         self._num_measured += self._measured
         images = batch["images"] if isinstance(batch, dict) else batch[0]
-        self._num_images += len(images)
+        self._num_images += len(images) * trainer.world_size
         self._mark = self._now()
 
     def on_before_backward(
