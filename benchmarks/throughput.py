@@ -12,10 +12,10 @@ prepared data. autotimm reads the same photos as JPEG files, once of 500 x 375 a
 the training size beforehand ("small files"), which is its best case.
 
 Each contender is a process that stays, with torch's default threads and freed memory kept
-(`components.runtime`); they take turns, epoch by epoch, one at work at a time. The first epoch warms
-up; medians of the others are printed. Validation is not counted. Nothing else should run: an epoch
-of 160 images takes about a minute on two cores, so all of it about an hour; `--images 64 --rounds 1
---task classification --workers 0` shows in minutes that it runs.
+(`components.runtime`); they take turns, epoch by epoch, one at work at a time. The first epoch
+warms up; medians of the others are printed. Validation is not counted. Nothing else should run: an
+epoch of 160 images takes about a minute on two cores, so all of it about an hour; `--images 32
+--rounds 1 --task classification --workers 0` shows in minutes that it runs.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ BATCHES = {"classification": 32, "detection": 8}
 FPN_CHANNELS, HEAD_CONVS = 128, 4
 CONTENDERS = ("timmflow", "autotimm, small files", "autotimm")
 PARTS = ("data", "forward", "backward", "optimizer")
+COLUMNS = ("images/s", "ours is x", *PARTS, "other")
 Figures = dict[str, float]
 
 
@@ -270,8 +271,8 @@ PAGE = """# Training throughput
 
 {what}
 
-| task | workers | contender | images/s | ours is x | data | forward | backward | optimizer | other |
-|---|---:|---|---:|---:|---:|---:|---:|---:|---:|
+| {head} |
+|---|---:|---|{dashes}|
 {rows}
 
 "ours is x": the median over the rounds of our images a second by theirs. `data` is what a step
@@ -313,6 +314,8 @@ def main() -> None:
         python=platform.python_version(),
         torch=torch.__version__,
         what="\n\n".join((__doc__ or "").split("\n\n")[2:]).strip(),
+        head=" | ".join(["task", "workers", "contender", *COLUMNS]),
+        dashes="|".join(["---:"] * len(COLUMNS)),
         rows="\n".join(rows),
     )
     print(text)
