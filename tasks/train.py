@@ -43,8 +43,9 @@ def train(params: Params, layout: Layout) -> Figures:
     """Fit and save.
 
     Returns:
-        `num_epochs`, `best_epoch`, `monitor`, `best`, `train_loss`, `val_loss` (of the best epoch),
-        `seconds`, `images_per_second`, `data_share` (of the time, waiting for batches),
+        `num_epochs`, `best_epoch`, `monitor`, `best` (of the weights), `best_alone` (of the best
+        epoch), `num_averaged` (epochs in the weights), `train_loss`, `val_loss` (of the best
+        epoch), `seconds`, `images_per_second`, `data_share` (of the time, waiting for batches),
         `num_parameters`.
 
     Raises:
@@ -72,6 +73,8 @@ def train(params: Params, layout: Layout) -> Figures:
     remove_drafts(layout.plots)
     result = fit(module, data, settings, params.base.seed, resume_dir)
     print(result.time, flush=True)
+    if text := result.average.text(result.monitor):
+        print(text, flush=True)
     if not (result.beats_trivial or settings.allow_trivial):
         raise TrainingError(_trivial_text(result))
     if description.multi_label:
@@ -92,6 +95,8 @@ def train(params: Params, layout: Layout) -> Figures:
         "best_epoch": result.best_epoch,
         "monitor": result.monitor,
         "best": result.best,
+        "best_alone": result.average.tried[0][1],
+        "num_averaged": len(result.average.epochs),
         "train_loss": best["train_loss"],
         # A model may rank well and still be infinitely sure of one mistake.
         **({"val_loss": best["val_loss"]} if math.isfinite(best["val_loss"]) else {}),

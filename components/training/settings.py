@@ -137,6 +137,13 @@ class TrainSettings(Settings):
     patience: int = Field(
         0, ge=0, description="stop after this many epochs without a better validation; 0 never"
     )
+    average_best: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="so many best epochs are averaged, those of them that do not make validation "
+        "worse; 0 or 1: the best epoch alone",
+    )
     allow_trivial: bool = Field(
         False,
         description="true: also a model is kept that is no better than always naming the most "
