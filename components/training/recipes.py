@@ -122,8 +122,8 @@ RECIPES: dict[str, Recipe] = {
     "yolox": Recipe(
         "YOLOX as its authors train it, from random weights on thousands of images.",
         "Ge et al. 2021, arXiv:2107.08430, and their code: yolox/exp/yolox_base.py, "
-        "yolox/utils/ema.py, exps/default/yolox_tiny.py and yolox_nano.py; hsv is 5/180, 30/255 and "
-        "30/255 of yolox/data/data_augment.py",
+        "yolox/utils/ema.py, exps/default/yolox_tiny.py and yolox_nano.py; hsv is 5/180, 30/255, "
+        "30/255, as of yolox/data/data_augment.py",
         {
             "backbone": "yolox-s",
             "pretrained": False,
