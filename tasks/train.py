@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 # How fast it goes, how much an interruption costs, and what is allowed afterwards: not what comes
 # out.
 NOT_IN_KEY = {"num_workers", "checkpoint_minutes", "allow_trivial"}
+_COMPILED: dict[str, dict[str, Any]] = {
+    "auto": {},  # each module's own default
+    "on": {"compile_model": "always"},
+    "off": {"compile_model": False},
+}
 STALE_SECONDS = 7 * 24 * 3600
 
 
@@ -170,6 +175,7 @@ def module_options(settings: TrainSettings) -> dict[str, Any]:
         "backbone_lr_scale": settings.backbone_lr_scale,
         "freeze_epochs": settings.freeze_epochs,
         "layer_decay": settings.layer_decay,
+        **_COMPILED[settings.compile],
     }
 
 

@@ -153,6 +153,11 @@ class TrainSettings(Settings):
         2.0, ge=0, description="longest time between checkpoints to resume from; 0: every step"
     )
     num_workers: int = Field(1, ge=0, le=256, description="processes that load batches")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile of the network; auto: where it pays, on a GPU in a training of "
+        "1000 steps or more",
+    )
     num_threads: int = Field(0, ge=0, description="CPU threads of torch; 0 means one per core")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
         "32-true", description="Lightning's name of the arithmetic"
