@@ -30,12 +30,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+
+if TYPE_CHECKING:
+    from components.data.store import PreparedStore
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WIDTH, HEIGHT, NUM_BOXES = 500, 375, 8
@@ -84,12 +87,11 @@ def make_photos(source: Path, folder: Path, count: int) -> None:
         (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def ours(folder: Path, task: str, storage: str) -> Callable[[int], Epoch]:
-    """Prepared data with the default augmentation; normalised as in training."""
+def packed(folder: Path, task: str, storage: str, size: int) -> PreparedStore:
+    """The photos as our `preprocess` would pack them."""
     from components.contract.tables import Dataset, build
-    from components.data.loaders import PreparedDataModule
     from components.data.pack import pack
-    from components.data.settings import AugmentSettings, PreprocessSettings
+    from components.data.settings import PreprocessSettings
 
     images, objects = [], []
     for split in ("train", "val"):
@@ -98,7 +100,8 @@ def ours(folder: Path, task: str, storage: str) -> Callable[[int], Epoch]:
         for item in content["images"]:
             text = f"{len(images):016x}"
             images.append(
-                {"path": f"{split}/{item['file_name']}", "width": WIDTH, "height": HEIGHT}
+                {"path": f"{split}/{item['file_name']}"}
+                | {"width": item["width"], "height": item["height"]}
                 | {"sha256": text * 4, "phash": text, "split": split}
             )
             if task == "classification":
@@ -113,8 +116,16 @@ def ours(folder: Path, task: str, storage: str) -> Callable[[int], Epoch]:
     kind: Any = task
     dataset = Dataset(*build(images, objects, kind), ("a", "b"), kind, "coco")
     choice: Any = storage
-    settings = PreprocessSettings(image_size=SIZES[task], storage=choice)
-    store = pack(dataset, folder, folder / f"{task}-{storage}", settings, 10**7, 10**7)
+    settings = PreprocessSettings(image_size=(size, size), storage=choice)
+    return pack(dataset, folder, folder / f"{task}-{storage}", settings, 10**7, 10**7)
+
+
+def ours(folder: Path, task: str, storage: str) -> Callable[[int], Epoch]:
+    """Prepared data with the default augmentation; normalised as in training."""
+    from components.data.loaders import PreparedDataModule
+    from components.data.settings import AugmentSettings
+
+    store = packed(folder, task, storage, SIZES[task])
 
     def with_workers(num_workers: int) -> Epoch:
         data = PreparedDataModule(
@@ -195,24 +206,29 @@ def stack_images(items: list[tuple[dict[str, Any], None]]) -> dict[str, Any]:
     return {"images": images, **rest}
 
 
-def autotimm_way(folder: Path, task: str) -> Callable[[int], Epoch]:
-    """autotimm's data modules with their default transforms."""
+def autotimm_data(folder: Path, task: str, size: int, batch: int, num_workers: int) -> Any:
+    """autotimm's data module with its default transforms."""
     import autotimm
 
+    common = {"image_size": size, "batch_size": batch, "pin_memory": False}
+    common |= {"num_workers": num_workers, "persistent_workers": num_workers > 0}
+    if task == "classification":
+        return autotimm.ImageDataModule(folder, **common)
+    return autotimm.DetectionDataModule(
+        folder,
+        train_images_dir=folder / "train",
+        val_images_dir=folder / "val",
+        train_ann_file=folder / "train.json",
+        val_ann_file=folder / "val.json",
+        **common,
+    )
+
+
+def autotimm_way(folder: Path, task: str) -> Callable[[int], Epoch]:
+    """autotimm's loader of training images."""
+
     def with_workers(num_workers: int) -> Epoch:
-        common = {"image_size": SIZES[task], "batch_size": BATCHES[task], "pin_memory": False}
-        common |= {"num_workers": num_workers, "persistent_workers": num_workers > 0}
-        if task == "classification":
-            data = autotimm.ImageDataModule(folder, **common)
-        else:
-            data = autotimm.DetectionDataModule(
-                folder,
-                train_images_dir=folder / "train",
-                val_images_dir=folder / "val",
-                train_ann_file=folder / "train.json",
-                val_ann_file=folder / "val.json",
-                **common,
-            )
+        data = autotimm_data(folder, task, SIZES[task], BATCHES[task], num_workers)
         data.setup("fit")
         loader = data.train_dataloader()
         return lambda: loader

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 # How fast it goes, how much an interruption costs, and what is allowed afterwards: not what comes
 # out.
 NOT_IN_KEY = {"num_workers", "checkpoint_minutes", "allow_trivial"}
+_COMPILED: dict[str, dict[str, Any]] = {
+    "auto": {},  # each module's own default
+    "on": {"compile_model": "always"},
+    "off": {"compile_model": False},
+}
 STALE_SECONDS = 7 * 24 * 3600
 
 
@@ -44,8 +49,9 @@ def train(params: Params, layout: Layout) -> Figures:
     """Fit and save.
 
     Returns:
-        `num_epochs`, `best_epoch`, `monitor`, `best`, `train_loss`, `val_loss` (of the best epoch),
-        `seconds`, `images_per_second`, `data_share` (of the time, waiting for batches),
+        `num_epochs`, `best_epoch`, `monitor`, `best` (of the weights), `best_alone` (of the best
+        epoch), `num_averaged` (epochs in the weights), `train_loss`, `val_loss` (of the best
+        epoch), `seconds`, `images_per_second`, `data_share` (of the time, waiting for batches),
         `num_parameters`.
 
     Raises:
@@ -62,6 +68,8 @@ def train(params: Params, layout: Layout) -> Figures:
     remove_drafts(layout.plots)
     store, description, module, result = fitted_module(params, layout)
     print(result.time, flush=True)
+    if text := result.average.text(result.monitor):
+        print(text, flush=True)
     if not (result.beats_trivial or settings.allow_trivial):
         raise TrainingError(_trivial_text(result))
     if description.multi_label:
@@ -82,6 +90,8 @@ def train(params: Params, layout: Layout) -> Figures:
         "best_epoch": result.best_epoch,
         "monitor": result.monitor,
         "best": result.best,
+        "best_alone": result.average.tried[0][1],
+        "num_averaged": len(result.average.epochs),
         "train_loss": best["train_loss"],
         # A model may rank well and still be infinitely sure of one mistake.
         **({"val_loss": best["val_loss"]} if math.isfinite(best["val_loss"]) else {}),
@@ -208,6 +218,7 @@ def module_options(settings: TrainSettings) -> dict[str, Any]:
         "backbone_lr_scale": settings.backbone_lr_scale,
         "freeze_epochs": settings.freeze_epochs,
         "layer_decay": settings.layer_decay,
+        **_COMPILED[settings.compile],
     }
 
 

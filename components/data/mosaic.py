@@ -143,6 +143,7 @@ def warp(scene: Scene, matrix: np.ndarray, image_size: tuple[int, int]) -> Scene
     moved = corners @ matrix[:, :2].T + matrix[:, 2]
     whole = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
     boxes, kept = visible(whole.astype(np.float32), image_size)
+    # A copy: what Pillow lends cannot be written to, and torch warns of it in each worker.
     return Scene(np.array(pixels), boxes, scene.labels[kept])
 
 

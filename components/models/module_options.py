@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from torch import nn
 
@@ -35,8 +35,9 @@ class ModuleOptions:
             all layers).
         backbone_lr_scale: the backbone's learning rate as a share of `lr`; 0 freezes it.
         layer_decay: factor of the rate for each layer further from the head; 1 for none.
-        compile_model: `torch.compile` the network when it is trained on a GPU; on a CPU the wait
-            costs more than it gives. Names of weights stay as they are.
+        compile_model: `torch.compile` the network: True where that pays, which is on a GPU in a
+            training of many steps (components/models/compilation.py); "always" on a CPU too. Names
+            of weights stay as they are. Without a compiler there is a warning, no more.
         compile_kwargs: passed on to `torch.compile`.
         seed: of the initial weights; None leaves torch's generator alone.
         deterministic: with a seed: cuDNN's reproducible algorithms.
@@ -55,7 +56,7 @@ class ModuleOptions:
     freeze_epochs: int = 0
     backbone_lr_scale: float = 1.0
     layer_decay: float = 1.0
-    compile_model: bool = True
+    compile_model: bool | Literal["always"] = True
     compile_kwargs: dict[str, Any] | None = None
     seed: int | None = None
     deterministic: bool = True

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, cast
 
+import torch
 from timm.models._manipulate import group_parameters
 from timm.optim import create_optimizer_v2
 from timm.optim import list_optimizers as timm_optimizers
@@ -14,6 +15,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 _TORCH = ("adagrad", "adam", "adamw", "rmsprop", "sgd")
+# All parameters in one kernel: on a CPU a step of AdamW takes a fifth of the time.
+_FUSED = ("adagrad", "adam", "adamw", "sgd")
 # They need packages that are not installed, or second derivatives of the loss.
 _ELSEWHERE = ("bnb", "fused", "kron", "adahessian")
 
@@ -68,7 +71,8 @@ def create_optimizer(
         backbone_lr_scale: see `backbone`.
         layer_decay: factor of the rate for each layer of the backbone further from the head
             (BEiT, Bao et al. 2021, arXiv:2106.08254); 1 for the same everywhere.
-        kwargs: passed on to the optimizer.
+        kwargs: passed on to the optimizer. One of torch's that can is fused, on a CPU and on CUDA,
+            unless it is told otherwise here.
 
     Raises:
         ValueError: no such optimizer, or it does not take `kwargs`.
@@ -103,12 +107,24 @@ def create_optimizer(
         near = difflib.get_close_matches(optimizer, known["torch"] + known["timm"], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "list_optimizers() gives all"
         raise ValueError(f"unknown optimizer {optimizer!r}; {hint}")
+    if optimizer in _FUSED and not {"foreach", "capturable", "differentiable"} & set(kwargs):
+        kwargs.setdefault("fused", _can_be_fused(groups))
     try:
         return create_optimizer_v2(
             parameters, opt=optimizer, lr=lr, weight_decay=weight_decay, **kwargs
         )
     except TypeError as error:
         raise ValueError(f"optimizer_kwargs of {optimizer!r}: {error}") from None
+
+
+def _can_be_fused(groups: dict[Any, list[nn.Parameter]]) -> bool | None:
+    """True where there are kernels for all parameters; None leaves it to torch."""
+    members = [parameter for group in groups.values() for parameter in group]
+    fit = all(
+        parameter.device.type in ("cpu", "cuda") and torch.is_floating_point(parameter)
+        for parameter in members
+    )
+    return True if members and fit else None
 
 
 def _undecayed(network: nn.Module) -> set[int]:

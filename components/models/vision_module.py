@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from lightning import LightningModule, seed_everything
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from components.models.compilation import is_compiled, why_not_compiled
 from components.models.feature_backbone import FeatureBackbone
 from components.models.metrics import LoggingConfig, MetricConfig, MetricManager, computed
 from components.models.module_options import ModuleOptions, plain
@@ -191,9 +193,12 @@ class VisionModule(LightningModule):
                     f"freeze_epochs = {self.options.freeze_epochs}: with several devices the "
                     "trainer needs strategy='ddp_find_unused_parameters_true'"
                 )
-        if self.options.compile_model and self.device.type == "cuda":
-            # In place: a wrapper would put `_orig_mod.` before the name of every weight.
-            self.network.compile(**(self.options.compile_kwargs or {}))
+        if is_compiled(self.options.compile_model, self.device.type, self.num_steps):
+            if reason := why_not_compiled(self.device.type):
+                warnings.warn(f"the network is not compiled: {reason}", stacklevel=2)
+            else:
+                # In place: a wrapper would put `_orig_mod.` before the name of every weight.
+                self.network.compile(**(self.options.compile_kwargs or {}))
 
     # Stages -----------------------------------------------------------------------------------
 
@@ -396,7 +401,7 @@ class VisionModule(LightningModule):
         if options.freeze_epochs and not options.frozen:
             self._set_frozen(False)  # an earlier fit may have ended before the thaw
         num_steps, num_epochs = self._training_length()
-        self.num_epochs = num_epochs
+        self.num_steps, self.num_epochs = num_steps, num_epochs
         lr = self.peak_lr()
         optimizer = create_optimizer(
             self.network,
@@ -406,7 +411,7 @@ class VisionModule(LightningModule):
             self.network.features,
             options.backbone_lr_scale,
             options.layer_decay,
-            **(options.optimizer_kwargs or {}),
+            **self._optimizer_arguments(),
         )
         schedule = create_scheduler(
             optimizer,
@@ -417,6 +422,15 @@ class VisionModule(LightningModule):
             **self.schedule_options(num_epochs),
         )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _optimizer_arguments(self) -> dict[str, Any]:
+        """Those given; and what the trainer's precision asks for."""
+        given = dict(self.options.optimizer_kwargs or {})
+        named = self.options.optimizer in ("adagrad", "adam", "adamw", "sgd")
+        if self.trainer.precision == "16-mixed" and named:
+            # A fused one takes the loss's scale out itself, too late for gradients to be clipped.
+            given.setdefault("fused", None)
+        return given
 
     # Use --------------------------------------------------------------------------------------
 

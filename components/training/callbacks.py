@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -90,25 +92,53 @@ class Ema(Callback):
         self._num_updates = state_dict["num_updates"]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """An epoch's weights.
+
+    Attributes:
+        value: the monitored figure that they have.
+        epoch: from 1.
+        weights: of the network, on the CPU.
+    """
+
+    value: float
+    epoch: int
+    weights: dict[str, Tensor]
+
+
+def network_copy(module: LightningModule) -> dict[str, Tensor]:
+    """The weights of a `VisionModule`'s network as they are, on the CPU."""
+    state = _network(module).state_dict()
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
+
+
 class BestWeights(Callback):
-    """Keeps the network as it was when the monitored value was the best so far.
+    """Keeps the network as it was when the monitored value was the best.
 
     Put before `Ema` among the callbacks: the average is then still in place when this one looks.
-    The weights are not in the checkpoint: they have a file of their own there, written only when
+    The weights are not in the checkpoint: they have files of their own there, written only when
     they have changed (components/training/checkpoints.py).
 
     Args:
         monitor: a logged name; higher is better.
+        count: so many epochs are kept.
 
     Attributes:
-        weights: of the network, on the CPU; a new dict whenever they change, None before the first.
+        kept: the best first; of equals the earlier. An epoch's weights stay the same object.
+        loaded: weights of the checkpoint that the training goes on from, in its order.
     """
 
-    def __init__(self, monitor: str):
+    def __init__(self, monitor: str, count: int = 1):
         self.monitor = monitor
-        self.best: float | None = None
-        self.best_epoch = 0
-        self.weights: dict[str, Tensor] | None = None
+        self.count = count
+        self.kept: list[Kept] = []
+        self.loaded: Sequence[dict[str, Tensor]] = ()
+
+    @property
+    def weights(self) -> list[dict[str, Tensor]]:
+        """All weights that are kept, the best first."""
+        return [each.weights for each in self.kept]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, and copy if better."""
@@ -118,20 +148,20 @@ class BestWeights(Callback):
         if not math.isfinite(value) or value < 0:
             return  # COCO's -1: there was nothing to find
         # At zero nothing has been found yet, and later weights are the better guess.
-        if self.best is None or value > self.best or value == self.best == 0:
-            self.best, self.best_epoch = value, trainer.current_epoch + 1
-            state = _network(pl_module).state_dict()
-            self.weights = {
-                k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()
-            }
+        place = sum(each.value > value or each.value == value > 0 for each in self.kept)
+        if place < self.count:
+            epoch = trainer.current_epoch + 1
+            self.kept.insert(place, Kept(value, epoch, network_copy(pl_module)))
+            del self.kept[self.count :]
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, and where."""
-        return {"best": self.best, "best_epoch": self.best_epoch}
+        """The values, and of which epochs."""
+        return {"kept": [[each.value, each.epoch] for each in self.kept]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        pairs = zip(state_dict["kept"], self.loaded, strict=True)
+        self.kept = [Kept(value, epoch, weights) for (value, epoch), weights in pairs]
 
 
 class Curves(Callback):

@@ -1,7 +1,7 @@
 """The files of a resume folder: the last two checkpoints of one training, and its best weights.
 
     .resume/<key>/
-      00000007-<sha256>.ckpt            a checkpoint; names its best weights' file
+      00000007-<sha256>.ckpt            a checkpoint; names the files of its best weights
       00000008-<sha256>.ckpt
       best-<sha256>.safetensors         written once, when they have changed
 
@@ -11,6 +11,7 @@ Each file appears whole and on the disk, and is read only if its content is what
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ class Checkpoints:
     def __init__(self, folder: Path, owner: bool = True):
         self.folder = Path(folder)
         self.owner = owner
-        self._best_name: dict[Path, str] = {}  # by checkpoint, as far as known
-        self._best: tuple[Weights | None, str] = (None, "")  # what is on the disk, and its name
+        self._best_names: dict[Path, list[str]] = {}  # by checkpoint, as far as known
+        self._on_disk: list[tuple[Weights, str]] = []  # with the name of its file
 
-    def latest(self) -> tuple[dict[str, Any], Weights | None] | None:
+    def latest(self) -> tuple[dict[str, Any], list[Weights]] | None:
         """The newest checkpoint that is whole, and the best weights at that time; None without one.
 
         One that is damaged is set aside, with a message, and the one before is taken.
@@ -61,57 +62,60 @@ class Checkpoints:
             )
         return None
 
-    def write(self, state: dict[str, Any], best: Weights | None) -> None:
+    def write(self, state: dict[str, Any], best: Sequence[Weights] = ()) -> None:
         """Add a checkpoint, and remove what is older than the one before it.
 
         Args:
             state: tensors, numbers, strings, lists, dicts.
-            best: the best weights so far. They are written if they are another object than the last
-                time.
+            best: the best weights so far. Those are written that are other objects than the last
+                time's.
 
         Raises:
             WriteError: the disk is full, or refuses for another reason; what was there stays.
         """
-        if best is not None and best is not self._best[0]:
-            content = save(best)
-            file = write_checked(self.folder, *_BEST, lambda sink: sink.write(content))
-            self._best = (best, file.name)
-        name = self._best[1] if best is not None else ""
+        self._on_disk = [(weights, self._name_of(weights)) for weights in best]
+        names = [name for _, name in self._on_disk]
         files = self._files()
         number = int(files[-1].name.split("-")[0]) + 1 if files else 1
         path = write_checked(
             self.folder,
             f"{number:08d}-",
             ".ckpt",
-            lambda sink: torch.save({**state, "best_file": name}, sink),
+            lambda sink: torch.save({**state, "best_files": names}, sink),
         )
-        self._best_name[path] = name
+        self._best_names[path] = names
         self._remove_old()
+
+    def _name_of(self, weights: Weights) -> str:
+        """The file that holds them; written if there is none yet."""
+        for known, name in self._on_disk:
+            if known is weights:
+                return name
+        content = save(weights)
+        return write_checked(self.folder, *_BEST, lambda sink: sink.write(content)).name
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.ckpt"))
 
-    def _read(self, path: Path) -> tuple[dict[str, Any], Weights | None] | None:
+    def _read(self, path: Path) -> tuple[dict[str, Any], list[Weights]] | None:
         if not is_whole(path, path.name.split("-")[0] + "-", ".ckpt"):
             return None
         state = torch.load(path, map_location="cpu", weights_only=True)
-        name = state.pop("best_file")
-        self._best_name[path] = name
-        if not name:
-            return state, None
-        if not is_whole(self.folder / name, *_BEST):
+        names = state.pop("best_files")
+        self._best_names[path] = names
+        if not all(is_whole(self.folder / name, *_BEST) for name in names):
             return None
-        self._best = (load_file(self.folder / name), name)
-        return state, self._best[0]
+        self._on_disk = [(load_file(self.folder / name), name) for name in names]
+        return state, [weights for weights, _ in self._on_disk]
 
     def _remove_old(self) -> None:
         files = self._files()
         for path in files[:-_KEPT]:
             path.unlink()
-            self._best_name.pop(path, None)
+            self._best_names.pop(path, None)
         kept = files[-_KEPT:]
-        if all(path in self._best_name for path in kept):  # else one may need any of them
-            needed = {self._best_name[path] for path in kept}
+        if all(path in self._best_names for path in kept):  # else one may need any of them
+            needed = {name for path in kept for name in self._best_names[path]}
             for file in self.folder.glob("*".join(_BEST)):
                 if file.name not in needed:
                     file.unlink()

@@ -30,6 +30,7 @@ from components.training.resume import CheckpointFiles, SaveProgress, StopReques
 from components.training.settings import TrainSettings
 from components.training.time_split import StepClock, TimeSplit
 from components.training.trivial import BeatsTrivial, trivial_scores
+from components.training.weight_average import Average, average_of_best
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,38 @@ class FitResult:
     """What a training gave.
 
     Attributes:
-        state: the best epoch's weights, averaged where EMA is on.
+        average: the weights that it ends with: the best epoch's, or an average of the best ones',
+            each of them averaged over the steps where EMA is on.
         rows: figures by epoch.
-        best_epoch: from 1.
-        best: the monitored value there.
-        monitor: its name.
+        monitor: name of the value that decides.
         seconds: of this run; an interrupted one's are not in it.
         time: where these seconds went.
         trivial: validation metrics of a model that has learnt nothing, by logged name.
         beats_trivial: whether some epoch was better than that in any of them.
     """
 
-    state: dict[str, Tensor]
+    average: Average
     rows: list[dict[str, float]]
-    best_epoch: int
-    best: float
     monitor: str
     seconds: float
     time: TimeSplit
     trivial: dict[str, float]
     beats_trivial: bool
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The weights."""
+        return self.average.weights
+
+    @property
+    def best(self) -> float:
+        """The monitored value of the weights."""
+        return self.average.value
+
+    @property
+    def best_epoch(self) -> int:
+        """From 1; the best one alone."""
+        return self.average.epochs[0]
 
 
 def fit(
@@ -90,7 +103,7 @@ def fit(
         SystemExit: INT or TERM came: 130 or 143, with a checkpoint of the last step.
     """
     monitor = f"val/{module.main_metric}"
-    best = BestWeights(monitor)
+    best = BestWeights(monitor, max(1, settings.average_best))
     curves = Curves({"val_loss": "val/loss", module.main_metric: monitor}, on_epoch)
     trivial = BeatsTrivial(trivial_scores(data.store))
     clock = StepClock()
@@ -116,12 +129,20 @@ def fit(
     progress = SaveProgress(resume_dir, settings.checkpoint_minutes, stop, ema)
     trainer = _trainer(module, settings, [*callbacks, progress], files)
     checkpoints.owner = stop.first = trainer.is_global_zero
-    resumed, best.weights = checkpoints.latest() or (None, None)
+    resumed, best.loaded = checkpoints.latest() or (None, [])
+
+    def result(average: Average, seconds: float) -> FitResult:
+        scores, beaten = trivial.scores, trivial.beaten
+        return FitResult(average, curves.rows, monitor, seconds, clock.split(), scores, beaten)
+
     if resumed is not None and "finished" in resumed:
+        finished = resumed["finished"]
         for callback in callbacks:
-            if callback.state_key in resumed["finished"]["callbacks"]:
-                callback.load_state_dict(resumed["finished"]["callbacks"][callback.state_key])
-        return _result(best, curves, trivial, clock, resumed["finished"]["seconds"])
+            if callback.state_key in finished["callbacks"]:
+                callback.load_state_dict(finished["callbacks"][callback.state_key])
+        epochs, tried = tuple(finished["epochs"]), tuple(map(tuple, finished["tried"]))
+        average = Average(best.loaded[0], finished["value"], epochs, tried)
+        return result(average, finished["seconds"])
     progress.resumed = files.loaded = resumed
     if resumed is not None:
         data.first_epoch = resumed["position"]["epoch"]
@@ -137,15 +158,21 @@ def fit(
             ckpt_path=resume_dir if resumed is not None else None,
             weights_only=True,
         )
+        if not best.kept:
+            raise TrainingError(
+                f"no epoch gave a {monitor} to compare: has the validation split anything to find?"
+            )
+        average = average_of_best(trainer, module, data, best.kept, monitor, stop)
         seconds = time.perf_counter() - started
         # Small, as nothing will be trained on: what is left to do after this is to save the result.
-        states = {c.state_key: state for c in callbacks if (state := c.state_dict())}
-        finished = {"callbacks": states, "seconds": seconds}
+        states = {c.state_key: s for c in callbacks if c is not best and (s := c.state_dict())}
+        finished = {"callbacks": states, "seconds": seconds, "value": average.value}
+        finished |= {"epochs": list(average.epochs), "tried": [list(t) for t in average.tried]}
         if trainer.is_global_zero:
-            checkpoints.write({"finished": finished}, best.weights)
+            checkpoints.write({"finished": finished}, [average.weights])
         if stop.number is not None:
             stop.end("saved after the last epoch")
-    return _result(best, curves, trivial, clock, seconds)
+    return result(average, seconds)
 
 
 def _trainer(
@@ -204,26 +231,6 @@ def _explained_absence(settings: TrainSettings) -> Iterator[None]:
             "another process of this training has ended; its own message says why. The same "
             f"command goes on from the last checkpoint ({str(error).splitlines()[0]})"
         ) from error
-
-
-def _result(
-    best: BestWeights, curves: Curves, trivial: BeatsTrivial, clock: StepClock, seconds: float
-) -> FitResult:
-    if best.best is None or best.weights is None:
-        raise TrainingError(
-            f"no epoch gave a {best.monitor} to compare: has the validation split anything to find?"
-        )
-    return FitResult(
-        best.weights,
-        curves.rows,
-        best.best_epoch,
-        best.best,
-        best.monitor,
-        seconds,
-        clock.split(),
-        trivial.scores,
-        trivial.beaten,
-    )
 
 
 def _ignore_known_warnings() -> None:

@@ -139,6 +139,13 @@ class TrainSettings(Settings):
     patience: int = Field(
         0, ge=0, description="stop after this many epochs without a better validation; 0 never"
     )
+    average_best: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="so many best epochs are averaged, those of them that do not make validation "
+        "worse; 0 or 1: the best epoch alone",
+    )
     allow_trivial: bool = Field(
         False,
         description="true: also a model is kept that is no better than always naming the most "
@@ -148,6 +155,11 @@ class TrainSettings(Settings):
         2.0, ge=0, description="longest time between checkpoints to resume from; 0: every step"
     )
     num_workers: int = Field(1, ge=0, le=256, description="processes that load batches")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile of the network; auto: where it pays, on a GPU in a training of "
+        "1000 steps or more",
+    )
     num_threads: int = Field(0, ge=0, description="CPU threads of torch; 0 means one per core")
     devices: int = Field(
         1,

@@ -38,6 +38,32 @@ def test_optimizer_listed_is_accepted_and_takes_a_step(name):
     assert not torch.equal(before, network[0].weight)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "fused"),
+    [
+        ("adamw", {}, True),
+        ("sgd", {}, True),
+        ("adamw", {"fused": None}, None),
+        ("adamw", {"foreach": True}, None),
+        ("lamb", {}, "absent"),
+    ],
+)
+def test_torchs_optimizers_are_fused_and_step_as_the_others_do(name, given, fused):
+    weights = []
+    for arguments in (given, {"foreach": False} if fused is True else given):
+        network = small()
+        optimizer = create_optimizer(network, name, 1e-2, 1e-2, **arguments)
+        if not weights:
+            assert optimizer.defaults.get("fused", "absent") == fused
+        for step in range(3):
+            for parameter in network.parameters():
+                places = torch.arange(parameter.numel()).view_as(parameter)
+                parameter.grad = torch.cos(places + step)
+            optimizer.step()
+        weights.append(network[0].weight.detach().clone())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
 def test_a_class_by_its_path():
     optimizer = create_optimizer(
         small(), {"class": "torch.optim.Adamax", "params": {"betas": (0.8, 0.9)}}, 1e-2, 1e-4

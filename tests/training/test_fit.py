@@ -14,10 +14,11 @@ from components.training.settings import TrainSettings
 NAME = "mobilenetv3_small_050"
 
 
-def build(task):
+def build(task, **options):
     torch.manual_seed(0)
     if task == "classification":
-        return ImageClassifier(BackboneConfig(NAME, pretrained=False), 2, lr=3e-3, head_dropout=0.2)
+        config = BackboneConfig(NAME, pretrained=False)
+        return ImageClassifier(config, 2, lr=3e-3, head_dropout=0.2, **options)
     return ObjectDetector(
         FeatureBackboneConfig(NAME, pretrained=False), 2, lr=3e-3, fpn_channels=32, head_num_convs=1
     )

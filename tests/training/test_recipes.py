@@ -120,7 +120,7 @@ def test_the_command_prints_values_and_where_they_are_from(tmp_path, capsys):
     assert lines["train.augment.flip"] == '"auto" # recipe from_scratch'
     assert lines["train.num_threads"] == "0 # default"
     assert params_module.main([str(file)]) == 0
-    assert "recipe finetune: 1 of its 16 values" in capsys.readouterr().out
+    assert "recipe finetune: 1 of its 17 values" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

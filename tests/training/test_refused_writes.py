@@ -135,22 +135,22 @@ def weights(value):
 
 def test_a_refused_checkpoint_leaves_the_one_before(tmp_path, disk):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.write({"step": 1}, weights(1))
+    checkpoints.write({"step": 1}, [weights(1)])
     disk.refuse(None)
-    checkpoints.write({"step": 2}, weights(2))
+    checkpoints.write({"step": 2}, [weights(2)])
     num_writes = disk.count
     assert num_writes > 8
     for nth in range(1, num_writes + 1):
         disk.refuse(nth)
         with pytest.raises(WriteError, match="no space is left"):
-            checkpoints.write({"step": 3}, weights(3))
+            checkpoints.write({"step": 3}, [weights(3)])
         disk.refuse(None)
         # Refused after the rename it is there, and whole.
         state, best = Checkpoints(tmp_path).latest()
         assert state["step"] == 2 or nth == num_writes
-        assert float(best["w"][0]) == state["step"]
+        assert float(best[0]["w"][0]) == state["step"]
         assert not list(tmp_path.glob(".*")) + list(tmp_path.glob("*.damaged"))
-    checkpoints.write({"step": 4}, weights(4))
+    checkpoints.write({"step": 4}, [weights(4)])
     assert Checkpoints(tmp_path).latest()[0]["step"] == 4
 
 
@@ -165,10 +165,10 @@ def limit():
 @pytest.mark.parametrize("size", [0, 1, 3000, 6000])  # best weights 4 KB, checkpoint 13
 def test_a_write_cut_short_by_the_kernel(tmp_path, limit, size):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.write({"step": 1}, weights(1))
+    checkpoints.write({"step": 1}, [weights(1)])
     limit(size)
     with pytest.raises(WriteError, match="larger than is allowed here"):
-        checkpoints.write({"step": 2, "w": torch.zeros(3000)}, weights(2))
+        checkpoints.write({"step": 2, "w": torch.zeros(3000)}, [weights(2)])
     limit(resource.RLIM_INFINITY)
     assert Checkpoints(tmp_path).latest()[0]["step"] == 1
 

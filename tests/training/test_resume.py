@@ -21,9 +21,13 @@ from components.training.seeding import random_states, restore_random_states
 
 STEPS = 3  # an epoch: of 20 images 12 are for training, four a batch
 KINDS = {
-    "classifier": {"scheduler": "plateau", "scheduler_options": {"patience": 0}},
+    "classifier": {
+        "scheduler": "plateau",
+        "scheduler_options": {"patience": 0},
+        "average_best": 2,
+    },
     "frozen": {"freeze_epochs": 2, "lr": 1e-2},
-    "detector": {"augment": MOSAIC, "num_workers": 1},
+    "detector": {"augment": MOSAIC, "num_workers": 1, "average_best": 3},
 }
 
 
@@ -92,7 +96,7 @@ def test_a_signal_saves_after_the_step_and_the_end_is_the_same(
     resumed = run(store, tmp_path, **KINDS[kind])
     assert same(resumed.state, expected.state)
     assert resumed.rows == expected.rows
-    assert (resumed.best, resumed.best_epoch) == (expected.best, expected.best_epoch)
+    assert (resumed.best, resumed.average.epochs) == (expected.best, expected.average.epochs)
 
 
 @pytest.mark.parametrize(
@@ -120,18 +124,16 @@ def test_killed_it_goes_on_from_the_last_checkpoint(
 
 def test_a_finished_training_is_not_repeated_early_stop_or_not(whole, at, tmp_path):
     store, _ = whole("classifier")
-    settings = {"epochs": 9, "patience": 1, "lr": 1e-9}
+    settings = {"epochs": 9, "patience": 1, "lr": 1e-9, "average_best": 2}
     first = run(store, tmp_path, **settings)
     assert len(first.rows) < 9
     at("on_train_batch_start", 0, 0, kill)
     at("on_train_batch_start", len(first.rows), 0, kill)
     second = run(store, tmp_path, **settings)
     assert same(first.state, second.state)
-    assert (first.rows, first.best_epoch, first.seconds) == (
-        second.rows,
-        second.best_epoch,
-        second.seconds,
-    )
+    assert (first.rows, first.seconds) == (second.rows, second.seconds)
+    assert first.average.tried == second.average.tried
+    assert (first.best, first.average.epochs) == (second.best, second.average.epochs)
 
 
 def test_a_second_int_ends_at_once_and_the_handlers_come_back():
@@ -179,14 +181,15 @@ def test_the_last_two_are_kept_and_best_weights_are_written_when_they_change(tmp
 
     monkeypatch.setattr("components.training.checkpoints.write_checked", noted)
     first, second = weights(1), weights(2)
-    for step, best in enumerate([None, first, first, first, second]):
+    for step, best in enumerate([[], [first], [first], [first], [second, first]]):
         checkpoints.write({"step": step}, best)
     assert written.count("best-") == 2
     assert [name[:5] for name in names(tmp_path)] == ["00000", "00000", "best-", "best-"]
     state, best = Checkpoints(tmp_path).latest()
     assert state["step"] == 4
-    assert same(best, second)
-    checkpoints.write({"step": 5}, second)
+    assert same(best[0], second) and same(best[1], first)
+    for step in (5, 6):
+        checkpoints.write({"step": step}, [second])
     assert len(names(tmp_path)) == 3  # nothing refers to the first any more
 
 
@@ -206,19 +209,19 @@ def damage(path):
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path, capsys, spoil):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.write({"step": 1}, weights(1))
+    checkpoints.write({"step": 1}, [weights(1)])
     before = set(tmp_path.glob("best-*"))
-    checkpoints.write({"step": 2}, weights(2))
+    checkpoints.write({"step": 2}, [weights(2)])
     newest = sorted(tmp_path.glob("*.ckpt"))[-1]
     spoil(newest, (set(tmp_path.glob("best-*")) - before).pop())
     again = Checkpoints(tmp_path)
     state, best = again.latest()
     assert state["step"] == 1
-    assert same(best, weights(1))
+    assert same(best[0], weights(1))
     said = capsys.readouterr().err
     assert f"{newest}: damaged, set aside" in said
     assert "goes on from the checkpoint before" in said
-    again.write({"step": 3}, weights(3))
+    again.write({"step": 3}, [weights(3)])
     assert Checkpoints(tmp_path).latest()[0]["step"] == 3
     damage(sorted(tmp_path.glob("*.ckpt"))[-1])
     damage(sorted(tmp_path.glob("*.ckpt"))[-2])

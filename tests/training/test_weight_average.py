@@ -1,0 +1,125 @@
+"""The average of the best epochs: never worse on validation than the best one alone."""
+
+import signal
+
+import pytest
+import torch
+from data_helpers import make_store
+from test_fit import build, run, same
+from torch import nn
+
+from components.data.loaders import PreparedDataModule
+from components.training.callbacks import Kept
+from components.training.fit import fit
+from components.training.settings import TrainSettings
+from components.training.weight_average import average_of_best, greedy_soup, mean_weights
+
+
+def state(value, count=3):
+    return {"w": torch.full((2,), float(value)), "n": torch.tensor(count)}
+
+
+def test_the_mean_is_of_floats_and_what_else_there_is_stays_the_firsts():
+    mean = mean_weights([state(1, 7), state(2, 8), state(6, 9)])
+    assert mean["w"].tolist() == [3, 3] and mean["w"].dtype == torch.float32
+    assert mean["n"] == 7
+
+
+@pytest.mark.parametrize(
+    ("figures", "epochs", "value", "weight"),
+    [
+        pytest.param({(0, 4): 0.8, (0, 4, 8): 0.9}, (1, 2, 3), 0.9, 4, id="all are in"),
+        pytest.param({(0, 4): 0.8, (0, 4, 8): 0.7}, (1, 2), 0.8, 2, id="the last one is out"),
+        pytest.param({(0, 4): 0.6, (0, 8): 0.8}, (1, 3), 0.8, 4, id="the middle one is out"),
+        pytest.param({(0, 4): 0.7, (0, 4, 8): 0.5}, (1, 2), 0.7, 2, id="as good is good enough"),
+        pytest.param({(0, 4): 0.6, (0, 8): 0.6}, (1,), 0.7, 0, id="the best alone"),
+    ],
+)
+def test_an_epoch_is_in_if_it_does_not_lower_the_figure(figures, epochs, value, weight):
+    kept = [Kept(0.7, 1, state(0)), Kept(0.65, 2, state(4)), Kept(0.6, 3, state(8))]
+    by_mean = {sum(members) / len(members): figure for members, figure in figures.items()}
+
+    def measured(weights):
+        return by_mean[weights["w"][0].item()], weights
+
+    average = greedy_soup(kept, measured)
+    assert (average.epochs, average.value) == (epochs, value)
+    assert average.weights["w"].tolist() == [weight] * 2
+    assert average.tried == ((1, 0.7), (2, 0.65), (3, 0.6))
+    text = average.text("val/accuracy")
+    assert ("alone, val/accuracy 0.7000" in text) == (len(epochs) == 1)
+    assert ("the average of epochs 1" in text) == (len(epochs) > 1)
+    assert greedy_soup(kept[:1], measured).text("val/accuracy") == ""
+
+
+def norms(weights):
+    return {k: v for k, v in weights.items() if k.endswith("running_mean")}
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_a_trainings_average_is_no_worse_and_has_statistics_of_its_own(tmp_path, task, monkeypatch):
+    store = make_store(tmp_path / "store", task)
+    options = {"epochs": 3, "average_best": 3}
+    seen = []
+
+    def noted(*given):
+        seen.append((given, average_of_best(*given)))
+        return seen[-1][1]
+
+    monkeypatch.setattr("components.training.fit.average_of_best", noted)
+    average = run(store, tmp_path / "resume", **options).average
+    (module, data, _, kept, *_), _ = seen[0]
+    assert [each.value for each in kept] == sorted((each.value for each in kept), reverse=True)
+    assert average.value >= kept[0].value and len(average.tried) == 3
+    if len(average.epochs) == 1:
+        assert same(average.weights, kept[0].weights)
+        return
+    mean = mean_weights([each.weights for each in kept if each.epoch in average.epochs])
+    assert all(
+        torch.equal(average.weights[name], value)
+        for name, value in mean.items()
+        if "running" not in name and "num_batches" not in name
+    )
+    assert not same(norms(average.weights), norms(mean))
+    # The first layer's statistics follow from its weights and the images alone.
+    module.network.load_state_dict(average.weights)
+    convolution = next(m for m in module.network.modules() if isinstance(m, nn.Conv2d))
+    loader = data.loader("train", train=True)
+    loader.sampler.set_epoch(2)
+    means = []
+    with torch.no_grad():
+        for batch in loader:
+            shown = data.on_after_batch_transfer(batch, 0)["images"]
+            means.append(convolution(shown).mean((0, 2, 3)))
+    first = next(iter(norms(average.weights).values()))
+    torch.testing.assert_close(first, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_backbones_statistics_stay(tmp_path):
+    store = make_store(tmp_path / "store", "classification")
+    given = {"backbone_lr_scale": 0, "average_best": 2, "epochs": 2, "lr": 1e-9}
+    module = build("classification", backbone_lr_scale=0)
+    before = {k: v.clone() for k, v in module.network.backbone.state_dict().items()}
+    settings = TrainSettings(batch_size=4, warmup_epochs=0, ema_decay=0, **given)
+    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
+    average = fit(module, data, settings, 0, tmp_path / "r").average
+    assert all(torch.equal(average.weights[f"backbone.{k}"], v) for k, v in before.items())
+
+
+def test_a_signal_while_averaging_ends_it_and_the_end_is_the_same(tmp_path, monkeypatch, capsys):
+    store = make_store(tmp_path / "store", "classification")
+    options = {"epochs": 2, "average_best": 2, "checkpoint_minutes": 0}
+    expected = run(store, tmp_path / "a", **options)
+    with monkeypatch.context() as patched:
+
+        def interrupted(weights):
+            signal.raise_signal(signal.SIGTERM)
+            return mean_weights(weights)
+
+        patched.setattr("components.training.weight_average.mean_weights", interrupted)
+        with pytest.raises(SystemExit, match="143"):
+            run(store, tmp_path / "b", **options)
+    assert "while averaging" in capsys.readouterr().err
+    resumed = run(store, tmp_path / "b", **options)
+    assert same(resumed.state, expected.state)
+    assert resumed.average.epochs == expected.average.epochs
