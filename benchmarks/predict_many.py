@@ -54,8 +54,16 @@ def main() -> int:
             output = Path(scratch, "results")
             started = time.perf_counter()
             process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.predict", args.model, folder, "--output", output]
-                + options,
+                [
+                    sys.executable,
+                    "-m",
+                    "tasks.predict",
+                    args.model,
+                    folder,
+                    "--output",
+                    output,
+                    *options,
+                ],
                 cwd=ROOT,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -141,14 +141,16 @@ def _whole_file(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """An argument from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text}: must be between 0 and 1")
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """An argument that is a whole number from 1 on."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
@@ -170,11 +172,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--draw", type=Path, metavar="FOLDER", help="write a picture of each result")
     add(
         "--threshold",
-        type=_share,
+        type=share,
         help="smallest score of a detection (default 0.3) or of one of several labels (default: "
         "as chosen in training, for each class)",
     )
-    add("--batch", type=_count, default=1, help="images a batch (default: 1)")
+    add("--batch", type=count, default=1, help="images a batch (default: 1)")
     add(
         "--annotations",
         type=Path,

@@ -184,7 +184,7 @@ def test_csv_is_read_by_timmflow_itself(models, photos, capsys, monkeypatch):
     assert (code, err) == (0, "predict: 4 of 4 inputs\n")
     reading = read_dataset(photos, "csv", "detection")
     names = [image.path for image in reading.images]
-    assert names == ["a/black.png", "a/green.jpg", "a/deep/blue.png", "b/red.png"]
+    assert names == ["a/black.png", "a/deep/blue.png", "a/green.jpg", "b/red.png"]
     assert reading.findings == []
     found = {names[box.image]: box for box in reading.objects}
     assert {name: box.label for name, box in found.items()} == {
