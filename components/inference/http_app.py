@@ -142,13 +142,15 @@ class _Work:
 
     async def _within_time(self, future: Future[dict[str, Any]]) -> dict[str, Any]:
         seconds = self._limits.predict_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.shield(asyncio.wrap_future(future))
-        except TimeoutError:
+        waiting = asyncio.wrap_future(future)
+        if not (await asyncio.wait([waiting], timeout=seconds))[0]:
+            # Nobody will ask how it ended; asyncio would call that an error.
+            waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             future.cancel()
             reason = f"no answer within {seconds:g} seconds: the server is busy"
-            raise RefusedError(503, reason, retry_after=5) from None
+            raise RefusedError(503, reason, retry_after=5)
+        try:
+            return waiting.result()
         except ImageError as error:
             reason = error.reason + (f"; accepted: {error.allowed}" if error.allowed else "")
             raise RefusedError(_STATUS_OF.get(error.check, 422), reason) from None

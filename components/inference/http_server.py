@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -125,7 +126,9 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
                 if retry_after is not None:
                     headers.append((b"retry-after", retry_after))
                 for event in (
-                    h11.Response(status_code=status, headers=headers),
+                    h11.Response(
+                        status_code=status, headers=headers, reason=HTTPStatus(status).phrase
+                    ),
                     h11.Data(data=body),
                     h11.EndOfMessage(),
                 ):
