@@ -1,14 +1,15 @@
 """The model card: from the same facts as the page, and Markdown whatever the names are."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from report_workspace import CLASSES, write_workspace
 
 from components.contract.data_license import stated_licenses
-from components.files import read_json, write_json
-from components.report.model_card import escaped
-from tasks.report import report
+from components.report.facts import Facts
+from components.report.model_card import escaped, render_model_card
+from tasks.report import gather, report
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -19,16 +20,22 @@ HOSTILE = [
 ]
 
 
-def card(tmp_path, task="detection", classes=None, **changes) -> str:
-    params, layout = write_workspace(tmp_path, task, classes)
-    for path, change in {
-        layout.validation: changes.get("validation"),
-        layout.evaluation / "details.json": changes.get("evaluation"),
-        layout.prepared / "dataset.json": changes.get("prepared"),
-    }.items():
-        write_json(path, read_json(path) | (change or {}))
-    report(params.model_copy(update=changes.get("params", {})), layout)
-    return layout.model_card.read_text()
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    """Of both tasks, each with sound and with hostile names of classes."""
+    found = {}
+    for task in ("detection", "classification"):
+        for names in (None, HOSTILE):
+            root = tmp_path_factory.mktemp("workspace")
+            found[task, bool(names)] = gather(*write_workspace(root, task, names, num_mistakes=0))
+    return found
+
+
+def card(facts: Facts, **changes) -> str:
+    """The card once entries of the facts are changed."""
+    return render_model_card(
+        replace(facts, **{name: {**getattr(facts, name), **new} for name, new in changes.items()})
+    )
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -39,8 +46,8 @@ def tables(text: str) -> list[list[list[str]]]:
 
 @pytest.mark.parametrize("task", ["detection", "classification"])
 @pytest.mark.parametrize("hostile", [False, True])
-def test_every_table_is_whole(tmp_path, task, hostile):
-    text = card(tmp_path, task, HOSTILE if hostile else None)
+def test_every_table_is_whole(facts, task, hostile):
+    text = card(facts[task, hostile])
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Intended use", "## Data", "## Figures", "## Limits", "## Provenance",
     ]  # fmt: skip
@@ -55,54 +62,81 @@ def test_every_table_is_whole(tmp_path, task, hostile):
     assert "<" not in text and not re.search(r"(?<!\\)\]\(", text)
 
 
-def test_figures_are_the_pages_own(tmp_path):
-    text = card(tmp_path)
-    headline = read_json(tmp_path / "reports" / "evaluation" / "details.json")["headline"]
-    low, high = read_json(tmp_path / "reports" / "evaluation" / "details.json")["intervals"]["map"]
-    assert f"| AP | {headline['map']:.3f} ({low:.3f} to {high:.3f}) |" in text
+def test_figures_are_the_evaluations_own(facts):
+    found = facts["detection", False]
+    text = card(found)
+    low, high = found.evaluation["intervals"]["map"]
+    value = found.evaluation["headline"]["map"]
+    assert f"| AP | {value:.3f} ({low:.3f} to {high:.3f}) |" in text
     assert "| **images** | 290 | 40 | 72 |" in text
-    assert (
-        "of the test split" in text and "brought to 320 \N{MULTIPLICATION SIGN} 240 pixels" in text
+    assert "of the test split" in text
+    assert "is brought to 320 \N{MULTIPLICATION SIGN} 240 pixels" in text
+
+
+def test_many_classes_are_cut_to_the_frequent_and_the_weak(facts):
+    found = facts["classification", False]
+    names = [f"class {number}" for number in range(50)]
+    text = card(
+        replace(found, per_class_and_split={n: {"train": i} for i, n in enumerate(names)}),
+        evaluation={
+            "per_class": [{"class": n, "num_images": 30, "f1": i / 50} for i, n in enumerate(names)]
+        },
     )
+    data, weak = tables(text)[1], tables(text)[3]
+    assert [row[0].strip() for row in data[2:-1]] == names[20:]
+    assert [row[0].strip() for row in weak[2:]] == names[:30]
+    assert text.count("20 more") == 2
 
 
-def test_licences_are_quoted_or_said_to_be_missing(tmp_path):
-    text = card(tmp_path / "without")
+def test_licences_are_quoted_or_said_to_be_missing(facts):
+    found = facts["detection", False]
+    text = card(found).replace("\\", "")
     assert "| Licence of the data | not stated in the data folder |" in text
-    assert (
+    missing = (
         "| Licence of the weights | not stated (export.license in params.yaml); training began"
-        in (text.replace("\\", ""))
     )
-    text = card(tmp_path / "with", validation={"license": {"LICENSE": "MIT License; Copyright X"}})
+    assert missing in text
+    text = card(found, validation={"license": {"LICENSE": "MIT License; Copyright X"}})
     assert "| Licence of the data | LICENSE: “MIT License; Copyright X” |" in text
+    stated = [*found.parameters, ("export.license", "Apache-2.0"), ("train.pretrained", False)]
+    text = card(replace(found, parameters=stated))
+    assert "| Licence of the weights | Apache-2.0; trained from random weights |" in text
 
 
 @pytest.mark.parametrize(
-    ("changes", "limit"),
+    ("evaluation", "limit"),
     [
-        ({"evaluation": {"split": "val"}}, "of the val split, by which the best epoch was chosen"),
+        ({"split": "val"}, "of the val split, by which the best epoch was chosen"),
         (
-            {"evaluation": {"per_class": [{"class": "R_C", "num_objects": 3, "ap": 0.5}]}},
+            {"per_class": [{"class": "R_C", "num_objects": 3, "ap": 0.5}]},
             "Measured on fewer than 20 objects each, and so hardly known: R\\_C.",
         ),
         (
-            {"evaluation": {"headline": {"map": 0.5, "map_small": 0.1, "map_large": 0.6}}},
+            {"headline": {"map": 0.5, "map_small": 0.1, "map_large": 0.6}},
             "Small objects are found worse than large ones: AP 0.100 against 0.600.",
         ),
-        ({"evaluation": {"intervals": {"map": [0.4, 0.7]}}}, "differences below 0.15 cannot"),
-        ({"evaluation": {"headline": {"map": 0.5, "ece": 0.2}}}, "20.0 percentage points off"),
+        ({"intervals": {"map": [0.4, 0.7]}}, "differences below 0.15 cannot"),
+        ({"headline": {"map": 0.5, "ece": 0.2}}, "20.0 percentage points off"),
     ],
 )
-def test_limits_are_named(tmp_path, changes, limit):
-    assert limit not in card(tmp_path / "usual")
-    assert limit in card(tmp_path / "changed", **changes)
+def test_limits_are_named(facts, evaluation, limit):
+    found = facts["detection", False]
+    assert limit not in card(found)
+    assert limit in card(found, evaluation=evaluation)
 
 
-def test_where_the_splits_are_from(tmp_path):
-    given = card(tmp_path / "given", prepared={"split_source": "given"})
-    drawn = card(tmp_path / "drawn", prepared={"split_source": "hash"})
+def test_where_the_splits_are_from(facts):
+    found = facts["detection", False]
+    given = card(found, prepared={"split_source": "given"})
+    drawn = card(found, prepared={"split_source": "hash"})
     assert "The splits are the data's own." in given and "a hash of each image's" not in given
     assert "a hash of each image's" in drawn
+
+
+def test_the_stage_writes_it(tmp_path):
+    params, layout = write_workspace(tmp_path, "detection", num_mistakes=0)
+    report(params, layout)
+    assert layout.model_card.read_text().startswith("# Blood cells, nightly: model card\n")
 
 
 @pytest.mark.parametrize(
