@@ -9,7 +9,7 @@ from report_workspace import CLASSES, write_workspace
 from components.contract.data_license import stated_licenses
 from components.report.facts import Facts
 from components.report.model_card import escaped, render_model_card
-from tasks.report import gather, report
+from tasks.report import gather
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -131,12 +131,6 @@ def test_where_the_splits_are_from(facts):
     drawn = card(found, prepared={"split_source": "hash"})
     assert "The splits are the data's own." in given and "a hash of each image's" not in given
     assert "a hash of each image's" in drawn
-
-
-def test_the_stage_writes_it(tmp_path):
-    params, layout = write_workspace(tmp_path, "detection", num_mistakes=0)
-    report(params, layout)
-    assert layout.model_card.read_text().startswith("# Blood cells, nightly: model card\n")
 
 
 @pytest.mark.parametrize(
