@@ -1,9 +1,10 @@
 """`tasks.predict` on 1,000 images of which ten are broken: results, named errors, memory, speed.
 
-    python -m benchmarks.predict_many model.onnx IMAGE_FOLDER [--num 1000]
+    python -m benchmarks.predict_many model.onnx IMAGE_FOLDER [--num 1000] [-- --format csv …]
 
 Copies the folder's images, over and over, into a temporary folder, breaks ten of them in ten ways,
-and runs the command on it as a user would, with each format. Fails if a result is missing.
+and runs the command on it as a user would, with the options after `--`. Fails if a result or the
+name of a broken image is missing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -31,55 +33,30 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--num", type=int, default=1000)
+    parser.add_argument("options", nargs="*", help="of tasks.predict")
     args = parser.parse_args()
     sources = [path for path in image_paths([str(args.images)], True) if isinstance(path, Path)]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "images")
+        folder, output = Path(scratch, "images"), Path(scratch, "results")
         folder.mkdir()
         for number in range(args.num):
             source = sources[number % len(sources)]
             shutil.copyfile(source, folder / f"{number:05}{source.suffix}")
         broken = damage(sorted(folder.iterdir()))
-        print("| options | results | named errors | exit | images/s | peak RSS, MB |")
-        print("|---|---|---|---|---|---|")
-        for options in (
-            [],
-            ["--batch", "8"],
-            ["--format", "csv"],
-            ["--format", "coco"],
-            ["--draw", str(Path(scratch, "drawn"))],
-        ):
-            if "coco" in options and classifies(args.model):
-                continue
-            output = Path(scratch, "results")
-            started = time.perf_counter()
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tasks.predict",
-                    args.model,
-                    folder,
-                    "--output",
-                    output,
-                    *options,
-                ],
-                cwd=ROOT,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            peak, errors = watch(process)
-            seconds = time.perf_counter() - started
-            found = images_in(output.read_text(), options)
-            named = [str(path) for path in broken if any(str(path) in line for line in errors)]
-            shown = " ".join(options[:2]).replace(scratch, "…") or "(none)"
-            print(
-                f"| {shown} | {found:,} | {len(named)} | {process.returncode} | "
-                f"{args.num / seconds:.0f} | {peak:.0f} |",
-                flush=True,
-            )
-            assert len(named) == len(broken) and process.returncode == 1
-            assert found == args.num - len(broken) or "coco" in options
+        command = [sys.executable, "-m", "tasks.predict", args.model, folder, "--output", output]
+        process = subprocess.Popen(
+            [*command, *args.options], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        peak, processor, errors = watch(process)
+        found = images_in(output.read_text(), args.options)
+        named = [path for path in broken if any(f"{path}: " in line for line in errors)]
+        print(
+            f"{' '.join(args.options) or '(no options)'}: {found:,} results, {len(named)} named "
+            f"errors, exit code {process.returncode}, {1000 * processor / args.num:.0f} ms of "
+            f"processor an image, at most {peak:.0f} MB"
+        )
+        assert len(named) == len(broken) == len(errors) - 1 and process.returncode == 1
+        assert found == args.num - len(broken) or "coco" in args.options
     return 0
 
 
@@ -99,24 +76,17 @@ def damage(paths: list[Path]) -> list[Path]:
     return chosen
 
 
-def watch(process: subprocess.Popen[str]) -> tuple[float, list[str]]:
-    """Peak resident memory (MB) of a process, and what it wrote on standard error."""
+def watch(process: subprocess.Popen[str]) -> tuple[float, float, list[str]]:
+    """Peak memory (MB) and processor time (s) of a process, and its lines on standard error."""
     assert process.stderr is not None
-    peak = 0.0
+    peak = seconds = 0.0
+    watched = psutil.Process(process.pid)
     while process.poll() is None:
-        try:
-            peak = max(peak, psutil.Process(process.pid).memory_info().rss / 1e6)
-        except psutil.NoSuchProcess:
-            break
+        with suppress(psutil.Error):
+            peak = max(peak, watched.memory_info().rss / 1e6)
+            seconds = sum(watched.cpu_times()[:2]) or seconds
         time.sleep(0.05)
-    return peak, process.stderr.read().splitlines()
-
-
-def classifies(model: Path) -> bool:
-    """Whether a model has no boxes."""
-    from components.export.predictor import OnnxPredictor
-
-    return OnnxPredictor(model).task == "classification"
+    return peak, seconds, process.stderr.read().splitlines()
 
 
 def images_in(text: str, options: list[str]) -> int:

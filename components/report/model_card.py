@@ -185,7 +185,8 @@ def _provenance(facts: Facts) -> list[tuple[str, str]]:
     revision = facts.revision
     code = "not a git repository"
     if revision is not None:
-        changed = f", with {len(revision.changed)} uncommitted changes" if revision.changed else ""
+        number = len(revision.changed)
+        changed = f", with {number} uncommitted change{'s'[: number - 1]}" if number else ""
         code = revision.commit + changed
     rows = [
         ("Code", code),
