@@ -39,6 +39,7 @@ def predict(
     *,
     form: str = "jsonl",
     batch: int = 1,
+    threads: int = 0,
     threshold: float | None = None,
     annotations: Path | None = None,
     draw: Path | None = None,
@@ -52,6 +53,7 @@ def predict(
         sink: of the results.
         form: one of `FORMATS`.
         batch: images a batch.
+        threads: of ONNX Runtime; 0 takes one per core.
         threshold: detections or labels with a smaller score are left out; None for 0.3, or for the
             thresholds that a model for several labels an image was given in training.
         annotations: `coco` only, see `CocoIds`.
@@ -68,7 +70,7 @@ def predict(
     from components.inference.predict_files import predict_files, shown_threshold
     from components.inference.result_files import CocoIds, coco_results, csv_rows, json_lines
 
-    predictor = OnnxPredictor(model)
+    predictor = OnnxPredictor(model, threads)
     results = predict_files(predictor, paths, shown_threshold(predictor, threshold), batch)
     if form == "coco":
         if predictor.task != "detection":
@@ -177,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         "as chosen in training, for each class)",
     )
     add("--batch", type=count, default=1, help="images a batch (default: 1)")
+    add("--threads", type=count, default=0, help="of ONNX Runtime (default: one per core)")
     add(
         "--annotations",
         type=Path,
@@ -214,6 +217,7 @@ def main(argv: list[str] | None = None) -> int:
                 file,
                 form=args.format,
                 batch=args.batch,
+                threads=args.threads,
                 threshold=args.threshold,
                 annotations=args.annotations,
                 draw=args.draw,

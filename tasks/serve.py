@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     add("--threshold", type=share, help="of requests that name none; see tasks.predict")
-    add("--threads", type=int, default=0, help="of ONNX Runtime; 0 takes one per core")
+    add("--threads", type=count, default=0, help="of ONNX Runtime (default: one per core)")
     add("--max-megabytes", type=count, default=32, help="largest body (default: 32)")
     add("--max-megapixels", type=count, default=64, help="largest image (default: 64)")
     add("--max-requests", type=count, default=16, help="images at hand at a time (default: 16)")
