@@ -20,7 +20,7 @@ class Prepared(NamedTuple):
     """An image as the model takes it.
 
     Args:
-        pixels: uint8 RGB [image_size, 3].
+        pixels: uint8 RGB [image_size, 3]; of the image's own size for a graph that resizes.
         shape: (height, width) of the image it was made from.
         scale: (scale_y, scale_x), see `to_input`.
     """
@@ -41,6 +41,9 @@ class OnnxPredictor:
         metadata: all that the file says of itself.
         task: `classification` or `detection`.
         classes: names by class id.
+        image_size: (height, width) of the input, pixels.
+        resize, crop_fraction: how images come to that size; see `components.data.geometry`.
+        resizes: the graph itself brings images of any size to the model's own.
         thresholds: of a multi-label classifier, by class, the probability from which on it is
             there; None for any other model.
 
@@ -79,17 +82,20 @@ class OnnxPredictor:
                 )
         height, width = json.loads(self.metadata["image_size"])
         self.image_size: tuple[int, int] = (height, width)
-        self._resize: Any = self.metadata["resize"]
-        self._crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
+        self.resize: Any = self.metadata["resize"]
+        self.resizes = self.metadata.get("input_size") == "any"
+        self.crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Raw outputs of the graph for uint8 images [B, H, W, 3] of the model's size."""
+        """Raw outputs of the graph for uint8 images [B, H, W, 3] of a size that it takes."""
         return tuple(self.session.run(None, {"images": images}))
 
     def prepare(self, image: np.ndarray) -> Prepared:
         """An image of any size, uint8 RGB [H, W, 3], upright, brought to the model's size."""
-        pixels, scale = to_input(image, self.image_size, self._resize, self._crop_fraction)
         height, width = image.shape[:2]
+        if self.resizes:
+            return Prepared(image, (height, width), (1.0, 1.0))
+        pixels, scale = to_input(image, self.image_size, self.resize, self.crop_fraction)
         return Prepared(pixels, (height, width), scale)
 
     def predict(
@@ -106,7 +112,7 @@ class OnnxPredictor:
     def predict_prepared(
         self, images: Sequence[Prepared], threshold: float | None = None
     ) -> list[dict[str, Any]]:
-        """Predictions on images that are as small as the model's input: they go as one batch.
+        """Predictions on prepared images, as one batch unless the graph resizes them.
 
         Args:
             images: from `prepare`.
@@ -121,7 +127,11 @@ class OnnxPredictor:
         """
         if not images:
             return []
-        outputs = self.run(np.stack([image.pixels for image in images]))
+        if self.resizes:  # images of different sizes cannot be stacked
+            parts = [self.run(image.pixels[None]) for image in images]
+            outputs = tuple(np.concatenate(rows) for rows in zip(*parts, strict=True))
+        else:
+            outputs = self.run(np.stack([image.pixels for image in images]))
         if self.task == "classification":
             return [
                 {**self._labels(row, threshold), **self._probabilities(row)} for row in outputs[0]

@@ -55,17 +55,18 @@ def predict_files(
 ) -> Iterator[Result]:
     """Predictions on image files; while one batch is computed, the next one is read.
 
-    At any time one image of full size is in memory, and two batches of the model's input size.
+    At any time one image of full size is in memory, and two batches as the model takes them.
 
     Args:
         predictor: the model.
         paths: image files; a `DataError` among them becomes a result.
         threshold: see `OnnxPredictor.predict_prepared`.
-        batch: images a batch.
+        batch: images a batch; one where the graph resizes, since they are then of full size.
 
     Yields:
         A result for each of `paths`, in their order.
     """
+    batch = 1 if predictor.resizes else batch
     read = enumerate((_read(predictor, path) for path in paths), 1)
     # Only ONNX Runtime's work is done beside this thread: opening images is not thread-safe.
     with ThreadPoolExecutor(1) as runner:

@@ -172,6 +172,16 @@ def test_a_batch_changes_nothing(models, photos, capsys):
     assert len(texts) == 1 and len(texts.pop().splitlines()) == 3
 
 
+def test_a_graph_that_resizes_is_shown_images_of_their_own_size(tmp_path, capsys):
+    model = write_model(tmp_path / "any.onnx", any_size=True)
+    paths = [solid(tmp_path / f"{n}.png", (255, 0, 0), (20 + n, 9)) for n in range(3)]
+    code, out, err = called(model, *paths, "--batch", 8, capsys=capsys)
+    assert (code, err) == (0, "")
+    for number, row in enumerate(rows(out)):
+        assert (row["width"], row["height"]) == (20 + number, 9)
+        assert row["detections"] == [{"label": "red", "score": 1.0, "box": [0, 0, 16, 9]}]
+
+
 def test_csv_is_read_by_timmflow_itself(models, photos, capsys, monkeypatch):
     """Boxes as drawn by the model, and an image in which it found nothing."""
     solid(photos / "a" / "black.png", (0, 0, 0))

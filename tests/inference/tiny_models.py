@@ -17,7 +17,7 @@ SIDE = 32
 BOXES = [[0, 0, 16, 16], [8, 8, 32, 32], [4, 0, 12, 20]]  # of the three classes, input pixels
 
 
-def write_model(path: Path, kind: str = "detection", classes: list[str] | None = None) -> Path:
+def write_model(path: Path, kind: str = "detection", any_size: bool = False) -> Path:
     """Write a model; `kind` is `detection`, `classification` or `labels`."""
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
@@ -25,12 +25,13 @@ def write_model(path: Path, kind: str = "detection", classes: list[str] | None =
         helper.make_node("Div", ["means", "most"], ["shares"]),
     ]
     weights = {"axes": np.array([1, 2]), "most": np.array(255, np.float32)}
-    image = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])
+    sides = ["height", "width"] if any_size else [SIDE, SIDE]
+    image = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *sides, 3])
     metadata = {
         "producer": "timmflow",
         "format_version": "1",
         "task": "detection" if kind == "detection" else "classification",
-        "classes": json.dumps(classes or CLASSES),
+        "classes": json.dumps(CLASSES),
         "image_size": json.dumps([SIDE, SIDE]),
         "resize": "crop" if kind == "classification" else "letterbox",
         "crop_fraction": "1.0",
@@ -38,6 +39,8 @@ def write_model(path: Path, kind: str = "detection", classes: list[str] | None =
         "git_revision": "abc123",
         "license": "MIT",
     }
+    if any_size:
+        metadata["input_size"] = "any"
     shapes = {"probabilities": [3]}
     if kind == "detection":
         shapes = {"boxes": [3, 4], "scores": [3], "labels": [3]}
