@@ -94,3 +94,8 @@ class Layout:
     def page(self) -> Path:
         """The page to review."""
         return self.root / "reports" / "index.html"
+
+    @property
+    def model_card(self) -> Path:
+        """What the model is for, how good it is, and where it fails: Markdown."""
+        return self.root / "reports" / "model_card.md"

@@ -1,4 +1,7 @@
-"""Gather what all stages found and write the page to review: `reports/index.html`."""
+"""Gather what all stages found; write the page to review and the model card.
+
+They are `reports/index.html` and `reports/model_card.md`.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ _OUTPUTS = ("dvc.lock", "metrics", "plots", "reports")
 
 
 def report(params: Params, layout: Layout) -> dict[str, Any]:
-    """Write the page.
+    """Write the page and the model card.
 
     Returns:
         `page`, its path relative to the repository's root, and its size in `megabytes`.
@@ -50,11 +53,13 @@ def report(params: Params, layout: Layout) -> dict[str, Any]:
         DataError: an earlier stage has not run, or what it left cannot be read.
     """
     from components.report.advice import advise
+    from components.report.model_card import render_model_card
     from components.report.page import render_page
 
     facts = gather(params, layout)
     page = render_page(facts)
     write_text(layout.page, page)
+    write_text(layout.model_card, render_model_card(facts))
     for line in advise(facts).lines:
         print(line, flush=True)
     return {

@@ -35,6 +35,7 @@ def validate(params: Params, layout: Layout) -> Figures:
             for `accept`.
     """
     from components.contract.accepted_splits import AcceptedSplits
+    from components.contract.data_license import stated_licenses
     from components.contract.readers import read_dataset
     from components.validation.known_facts import save_facts
     from components.validation.page import render
@@ -61,7 +62,8 @@ def validate(params: Params, layout: Layout) -> Figures:
         save_facts(layout.facts, result.facts)
         about["fingerprint"] = result.dataset.fingerprint
     write_json(layout.profile, result.profile | about)
-    write_json(layout.validation, result.report())
+    licenses = stated_licenses(layout.root / base.data)
+    write_json(layout.validation, result.report() | {"license": licenses})
     shown = (result.profile, reference, EDGES) if reference else ()
     write_text(layout.validation_page, render(result, base.data, *shown))
     if result.num_errors:

@@ -115,7 +115,7 @@ def test_outputs_are_the_paths_of_the_layout():
             *(layout.plots / f"{n}.csv" for n in ("confusion", "precision_recall", "calibration")),
         },
         "export": {layout.onnx},
-        "report": {layout.page},
+        "report": {layout.page, layout.model_card},
     }
     for stage, paths in expected.items():
         assert outputs(stage) == {p.as_posix() for p in paths | {layout.metrics(stage)}}

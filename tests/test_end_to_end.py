@@ -138,15 +138,15 @@ def test_the_onnx_file_alone_predicts(copy, tmp_path):
     model = shutil.copy(copy.root / "models" / "model.onnx", tmp_path)
     pattern = "data/digits-detection/test/*" if copy.task == "detection" else "data/*/3/*"
     image = sorted(copy.root.glob(pattern))[0]
-    picture = tmp_path / "out.png"
+    drawn = tmp_path / "drawn"
     done = copy.call(
-        sys.executable, "-m", "tasks.predict", str(model), str(image), "--draw", str(picture)
+        sys.executable, "-m", "tasks.predict", str(model), str(image), "--draw", str(drawn)
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["image"] == str(image)
     assert ("detections" if copy.task == "detection" else "probabilities") in answer
-    assert picture.stat().st_size > 1000
+    assert (drawn / f"{image.stem}.predicted.jpg").stat().st_size > 1000
     broken = copy.call(sys.executable, "-m", "tasks.predict", str(model), "params.yaml")
     assert broken.returncode == 1 and "params.yaml" in broken.stderr
 

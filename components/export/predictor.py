@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -13,6 +14,20 @@ from components.data.geometry import to_input
 from components.errors import ModelError
 
 _NEEDED = ("task", "classes", "image_size", "resize", "crop_fraction")
+
+
+class Prepared(NamedTuple):
+    """An image as the model takes it.
+
+    Args:
+        pixels: uint8 RGB [image_size, 3]; of the image's own size for a graph that resizes.
+        shape: (height, width) of the image it was made from.
+        scale: (scale_y, scale_x), see `to_input`.
+    """
+
+    pixels: np.ndarray
+    shape: tuple[int, int]
+    scale: tuple[float, float]
 
 
 class OnnxPredictor:
@@ -26,6 +41,9 @@ class OnnxPredictor:
         metadata: all that the file says of itself.
         task: `classification` or `detection`.
         classes: names by class id.
+        image_size: (height, width) of the input, pixels.
+        resize, crop_fraction: how images come to that size; see `components.data.geometry`.
+        resizes: the graph itself brings images of any size to the model's own.
         thresholds: of a multi-label classifier, by class, the probability from which on it is
             there; None for any other model.
 
@@ -34,7 +52,7 @@ class OnnxPredictor:
     """
 
     def __init__(self, path: Path, num_threads: int = 0):
-        path = Path(path)
+        self.path = path = Path(path)
         if not path.is_file():
             raise ModelError(f"{path}: no such model file")
         options = onnxruntime.SessionOptions()
@@ -64,20 +82,40 @@ class OnnxPredictor:
                 )
         height, width = json.loads(self.metadata["image_size"])
         self.image_size: tuple[int, int] = (height, width)
-        self._resize: Any = self.metadata["resize"]
-        self._crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
+        self.resize: Any = self.metadata["resize"]
+        self.resizes = self.metadata.get("input_size") == "any"
+        self.crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Raw outputs of the graph for uint8 images [B, H, W, 3] of the model's size."""
+        """Raw outputs of the graph for uint8 images [B, H, W, 3] of a size that it takes."""
         return tuple(self.session.run(None, {"images": images}))
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """An image of any size, uint8 RGB [H, W, 3], upright, brought to the model's size."""
+        height, width = image.shape[:2]
+        if self.resizes:
+            return Prepared(image, (height, width), (1.0, 1.0))
+        pixels, scale = to_input(image, self.image_size, self.resize, self.crop_fraction)
+        return Prepared(pixels, (height, width), scale)
 
     def predict(
         self, images: list[np.ndarray], threshold: float | None = None
     ) -> list[dict[str, Any]]:
-        """Predictions on images of any size.
+        """Predictions on images of any size; see `predict_prepared`.
 
         Args:
             images: uint8 RGB [H, W, 3] each, upright.
+            threshold: see `predict_prepared`.
+        """
+        return self.predict_prepared([self.prepare(image) for image in images], threshold)
+
+    def predict_prepared(
+        self, images: Sequence[Prepared], threshold: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Predictions on prepared images, as one batch unless the graph resizes them.
+
+        Args:
+            images: from `prepare`.
             threshold: of labels and detections, those with a smaller score are left out; None for
                 the model's own, which for labels is one a class.
 
@@ -89,18 +127,18 @@ class OnnxPredictor:
         """
         if not images:
             return []
-        inputs, scales = zip(
-            *(to_input(i, self.image_size, self._resize, self._crop_fraction) for i in images),
-            strict=True,
-        )
-        outputs = self.run(np.stack(inputs))
+        if self.resizes:  # images of different sizes cannot be stacked
+            parts = [self.run(image.pixels[None]) for image in images]
+            outputs = tuple(np.concatenate(rows) for rows in zip(*parts, strict=True))
+        else:
+            outputs = self.run(np.stack([image.pixels for image in images]))
         if self.task == "classification":
             return [
                 {**self._labels(row, threshold), **self._probabilities(row)} for row in outputs[0]
             ]
         return [
-            {"detections": self._detections(image.shape[:2], scale, threshold or 0.0, *rows)}
-            for image, scale, *rows in zip(images, scales, *outputs, strict=True)
+            {"detections": self._detections(image, threshold or 0.0, *rows)}
+            for image, *rows in zip(images, *outputs, strict=True)
         ]
 
     def _labels(self, row: np.ndarray, threshold: float | None) -> dict[str, Any]:
@@ -119,14 +157,13 @@ class OnnxPredictor:
 
     def _detections(
         self,
-        shape: tuple[int, int],
-        scale: tuple[float, float],
+        image: Prepared,
         threshold: float,
         boxes: np.ndarray,
         scores: np.ndarray,
         labels: np.ndarray,
     ) -> list[dict[str, Any]]:
-        (height, width), (scale_y, scale_x) = shape, scale
+        (height, width), (scale_y, scale_x) = image.shape, image.scale
         own = boxes / np.array([scale_x, scale_y, scale_x, scale_y])
         own = own.clip(0, [width, height, width, height])
         return [

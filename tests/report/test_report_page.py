@@ -149,9 +149,10 @@ def test_same_facts_same_bytes(tmp_path, task, monkeypatch):
     monkeypatch.setattr(report_module, "_now", lambda: "2026-01-02 03:04 UTC")
     params, layout = write_workspace(tmp_path, task)
     report(params, layout)
-    first = layout.page.read_bytes()
+    first = [path.read_bytes() for path in (layout.page, layout.model_card)]
+    assert first[1].startswith(b"# ")
     report(params, layout)
-    assert layout.page.read_bytes() == first
+    assert [path.read_bytes() for path in (layout.page, layout.model_card)] == first
 
 
 def test_many_classes(tmp_path):

@@ -59,6 +59,7 @@ def write_params(folder: Path, **changes) -> None:
         "export",
         "report",
         "predict",
+        "serve",
         "preview",
         "replay",
         "largest_batch",

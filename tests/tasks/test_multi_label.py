@@ -1,6 +1,7 @@
 """Several labels an image, from a CSV table to the page, and predictions of the file alone."""
 
 import csv
+import io
 import json
 
 import numpy as np
@@ -76,20 +77,26 @@ def test_from_a_table_to_the_page(tmp_path, untracked, monkeypatch):
     predictor = OnnxPredictor(layout.onnx)
     assert predictor.thresholds == thresholds
     image = tmp_path / "data" / "raw" / "test" / "0000.jpg"
-    answer = predict(layout.onnx, [image], tmp_path / "out.png")[0]
-    assert list(answer) == ["image", "labels", "probabilities"]
+    answer = predicted(layout.onnx, image, draw=tmp_path / "drawn")
+    assert list(answer) == ["image", "width", "height", "labels", "probabilities"]
     limits = dict(zip(predictor.classes, thresholds, strict=True))
     reached = {c for c, p in answer["probabilities"].items() if p >= limits[c]}
     assert {found["label"] for found in answer["labels"]} == reached
-    with Image.open(tmp_path / "out.png") as picture:
+    with Image.open(tmp_path / "drawn" / "0000.predicted.jpg") as picture:
         assert picture.height > 320
-    all_of_them = predict(layout.onnx, [image], None, threshold=0.0)[0]["labels"]
+    all_of_them = predicted(layout.onnx, image, threshold=0.0)["labels"]
     assert [found["label"] for found in all_of_them] == list(answer["probabilities"])
-    assert predict(layout.onnx, [image], tmp_path / "none.png", 1.0)[0]["labels"] == []
+    assert predicted(layout.onnx, image, threshold=1.0, draw=tmp_path / "none")["labels"] == []
 
     broken = predictor.metadata | {"thresholds": "[0.5]"}
     with pytest.raises(ModelError, match="1 thresholds for 10 classes"):
         OnnxPredictor(with_metadata(layout.onnx, tmp_path / "broken.onnx", broken))
+
+
+def predicted(model, image, **options):
+    sink = io.StringIO()
+    assert predict(model, [image], sink, **options) == (1, 0)
+    return json.loads(sink.getvalue())
 
 
 def with_metadata(source, target, metadata):
