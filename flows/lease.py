@@ -16,9 +16,10 @@ from types import TracebackType
 from components.files import write_text
 
 RENEW_SECONDS = 10.0
-# Of no renewal; counted by looks and not by the clock, since both may have been suspended.
-PATIENCE_SECONDS = 600.0
 LOOK_SECONDS = 1.0
+# So many looks without a renewal are an end: ten minutes. Not by the clock, since owner and worker
+# may both have been suspended.
+PATIENCE_LOOKS = 600
 
 
 class Lease:
@@ -88,6 +89,5 @@ class LeaseWatch:
             text = ""
         self._looks = 0 if text != self._text else self._looks + 1
         self._text = text
-        stale = self._looks * LOOK_SECONDS > PATIENCE_SECONDS
-        self._ended = stale or text.partition(" ")[0] != self._token
+        self._ended = self._looks > PATIENCE_LOOKS or text.partition(" ")[0] != self._token
         return self._ended

@@ -135,7 +135,7 @@ def _site(root: Path, threads: int) -> Iterator[Site]:
 
 def _clear(site: Site) -> None:
     for folder in site.trees.glob("*"):
-        remove_left_over(site.root, folder)
+        remove_left_over(site.root, folder, site.resume / folder.name)
 
 
 def _results(trials: list[Trial], site: Site) -> Iterator[Row]:

@@ -184,7 +184,13 @@ def make_site(root: Path, token: str, threads: int) -> Site:
     Raises:
         FlowError: it is not the root of a git repository with a commit and the pipeline.
     """
-    commit = git(root, "rev-parse", "--verify", "HEAD^{commit}")
+    try:
+        commit = git(root, "rev-parse", "--verify", "HEAD^{commit}")
+        top = Path(git(root, "rev-parse", "--show-toplevel"))
+    except FlowError:
+        commit, top = "", None
+    if top is None or top.resolve() != root.resolve():
+        raise FlowError(f"{root}: not the root of a git repository with a commit")
     code = hash_of(git(root, "ls-tree", "-r", commit, "--", *code_files(root, commit)))
     env = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     return Site(root, commit, code, cache_dir(root), token, env)
@@ -215,12 +221,17 @@ def prepare(trial: Trial, site: Site, on_line: Callable[[str], None]) -> Prepare
         return Prepared(failure=str(error))
 
 
+def trial_key(trial: Trial, prepared: Prepared, site: Site) -> str:
+    """A hash of a trial's parameters, data and code: with the same, it has the same figures."""
+    return hash_of([trial.params_key, _weights(trial, site), prepared.data, site.code])
+
+
 def run_trial(trial: Trial, prepared: Prepared, site: Site, on_line: Callable[[str], None]) -> Row:
     """Train and measure with a trial's parameters, unless that has been done before."""
     row = Row(trial.number, trial.values, "failed")
     if prepared.failure:
         return replace(row, reason=prepared.failure)
-    key = hash_of([trial.params_key, _weights(trial, site), prepared.data, site.code])
+    key = trial_key(trial, prepared, site)
     row = replace(row, key=key)
     known = site.done(key)
     if known.exists():
@@ -275,23 +286,18 @@ def _workplace(
     links = [params.base.data]
     if isinstance(params.train.pretrained, str):
         links.append(params.train.pretrained)
-    with worktree(site.root, site.trees / name, site.commit, site.cache, links) as (tree, lock):
+    folder, kept = site.trees / name, site.resume / name
+    with worktree(site.root, folder, site.commit, site.cache, links, kept) as (tree, lock):
         (tree / "params.yaml").write_text(trial.params, encoding="utf-8")
         if dvc_lock is not None:
             (tree / "dvc.lock").write_text(dvc_lock, encoding="utf-8")
-        # Outside of the worktree, which goes: an interrupted training goes on in the next sweep.
-        _link(tree / ".resume", site.resume / name)
         if os.environ.get("WANDB_MODE") != "disabled":
-            _link(tree / "wandb", site.root / "wandb")
+            # Runs are published from where the user's are.
+            (site.root / "wandb").mkdir(exist_ok=True)
+            (tree / "wandb").symlink_to(site.root / "wandb")
         # DVC keeps what it knows of files for each repository that there ever was.
         env = {**site.env, "DVC_SITE_CACHE_DIR": str(tree / ".dvc" / "tmp" / "site")}
         yield _Workplace(tree, {"env": env, "lock": lock, "stopped": watch.ended})
-
-
-def _link(place: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    if not os.path.lexists(place):
-        place.symlink_to(target)
 
 
 def _weights(trial: Trial, site: Site) -> str:

@@ -20,6 +20,7 @@ from flows.flow_errors import FlowError
 from flows.workspace_lock import workspace_lock
 
 _AROUND = "around"
+_RESUME = ".resume"
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -58,7 +59,7 @@ def cache_dir(root: Path) -> Path:
 
 @contextmanager
 def worktree(
-    root: Path, folder: Path, commit: str, cache: Path, links: Sequence[str]
+    root: Path, folder: Path, commit: str, cache: Path, links: Sequence[str], kept: Path
 ) -> Iterator[tuple[Path, int]]:
     """A worktree for the length of the block; gives its root, and its workspace lock.
 
@@ -70,6 +71,7 @@ def worktree(
         cache: DVC's.
         links: paths, relative to `root`, that are links to what the user has there, unless the
             commit has something there itself.
+        kept: where the checkpoints of an interrupted training (`.resume`) come from, and go to.
 
     Raises:
         FlowError: git cannot make it, or somebody is at work there.
@@ -77,7 +79,7 @@ def worktree(
     # A path such as ../data must lead out of the worktree, to nowhere but a place of its own.
     outward = max((PurePosixPath(link).parts.count("..") for link in links), default=0)
     tree = folder.joinpath(*[_AROUND] * outward, folder.name)
-    remove_left_over(root, folder)
+    remove_left_over(root, folder, kept)
     tree.parent.mkdir(parents=True)
     try:
         git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
@@ -89,14 +91,28 @@ def worktree(
             if source.exists() and not os.path.lexists(place):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(source.resolve())
+        if kept.exists():
+            kept.rename(tree / _RESUME)
         with workspace_lock(tree) as lock:
             yield tree, lock
     finally:
-        remove(root, folder)
+        _remove(root, folder, kept)
 
 
-def remove(root: Path, folder: Path) -> None:
+def _tree(folder: Path) -> Path:
+    """The root of the worktree in a folder."""
+    place = folder
+    while (place / _AROUND).is_dir():
+        place /= _AROUND
+    return place / folder.name
+
+
+def _remove(root: Path, folder: Path, kept: Path) -> None:
     """Remove a worktree, whole or half made; what its links lead to stays."""
+    resume = _tree(folder) / _RESUME
+    if resume.is_dir() and any(resume.iterdir()) and not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        resume.rename(kept)
     shutil.rmtree(folder, ignore_errors=True)
     # `git worktree prune` would also forget those of the user's that lie on a drive that is away.
     registered = Path(git(root, "rev-parse", "--path-format=absolute", "--git-common-dir"))
@@ -105,18 +121,15 @@ def remove(root: Path, folder: Path) -> None:
         (registered / "worktrees").rmdir()
 
 
-def remove_left_over(root: Path, folder: Path) -> None:
+def remove_left_over(root: Path, folder: Path, kept: Path) -> None:
     """Remove a worktree whose process was killed, if there is one; waits for that one's guard.
 
     Raises:
         FlowError: it is in use.
     """
-    place = folder
-    while (place / _AROUND).is_dir():
-        place /= _AROUND
-    tree = place / folder.name
+    tree = _tree(folder)
     if (tree / ".dvc").is_dir():
         with workspace_lock(tree):
             pass
     if folder.exists():
-        remove(root, folder)
+        _remove(root, folder, kept)
