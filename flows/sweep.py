@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +36,11 @@ from flows.process_guard import GUARD_DEADLINE
 from flows.sweep_plan import plan
 from flows.sweep_table import as_record, ranked, write_table
 from flows.sweep_trial import Prepared, Row, Site, Trial, make_site, prepare, run_trial
+from flows.sweep_watch import tell
 from flows.workspace_lock import lock_file
 from flows.worktree import remove_left_over
 
 Engine = Literal["local", "dask", "ray"]
-
-watcher: ContextVar[Callable[[Row, int], None]] = ContextVar("watcher")
-"""Set by the command: called with each row as it comes, and how many trials there are."""
 
 
 def logged_to(logger: Any) -> Callable[[str], None]:
@@ -103,7 +100,7 @@ def sweep(
                 rows.append(row)
                 logger.info("trial %d %s %s", row.number, row.status, row.reason)
                 write_table(rows, place / "reports")
-                watcher.get(lambda row, total: None)(row, len(planned))
+                tell(row, len(planned))
     except TimmflowError as error:
         return Failed(message=str(error), data=error)
     create_table_artifact(

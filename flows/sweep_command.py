@@ -14,6 +14,7 @@ from flows.sweep_plan import plan
 from flows.sweep_space import from_options
 from flows.sweep_table import apply, best, params_diff, text_table, write_table
 from flows.sweep_trial import Row, code_files
+from flows.sweep_watch import watch
 from flows.workspace_lock import lock_file
 from flows.worktree import git
 from tasks.params_edit import shown
@@ -98,11 +99,11 @@ def _run(args: argparse.Namespace) -> int:
         names = ", ".join(line[3:] for line in changed.splitlines())
         print(f"not committed, so not in the trials: {names}", file=sys.stderr)
     server = Server(root)
-    from flows.sweep import sweep, task_runner, watcher
+    from flows.sweep import sweep, task_runner
 
     runner = task_runner(args.engine, args.workers, args.address)
     server.wait()
-    watcher.set(_print_row)
+    watch(_print_row)
     threads = 0
     if args.workers > 1 and args.address is None and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, (os.cpu_count() or 1) // args.workers)

@@ -48,7 +48,7 @@ def state(root: Path) -> tuple[str, ...]:
     )
     return (
         *(f"{path} {path.read_text()}" for path in files),
-        git(root, "status", "--porcelain", "--ignored"),
+        git(root, "status", "--porcelain"),
         git(root, "branch", "--all", "--verbose"),
         git(root, "worktree", "list"),
         git(root, "stash", "list"),
