@@ -15,6 +15,8 @@ if __name__ == "__main__":
 
     raise SystemExit(main())
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ from flows.sweep_trial import Prepared, Row, Site, Trial, make_site, prepare, ru
 from flows.sweep_watch import tell
 from flows.workspace_lock import lock_file
 from flows.worktree import remove_left_over
+from tasks.train import STALE_SECONDS
 
 Engine = Literal["local", "dask", "ray"]
 
@@ -131,6 +134,9 @@ def _site(root: Path, threads: int) -> Iterator[Site]:
 
 
 def _clear(site: Site) -> None:
+    for folder in site.resume.glob("*"):
+        if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
     for folder in site.trees.glob("*"):
         remove_left_over(site.root, folder, site.resume / folder.name)
 
@@ -177,6 +183,8 @@ def task_runner(engine: Engine, workers: int, address: str | None) -> TaskRunner
                 return DaskTaskRunner(address=address)
             kwargs = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
             return DaskTaskRunner(cluster_kwargs=kwargs)
+        # No statistics of use; Ray reads it when it is started.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from prefect_ray import RayTaskRunner
     except ImportError as error:
         raise FlowError(

@@ -40,7 +40,7 @@ def git(root: Path, *arguments: str) -> str:
     if done.returncode != 0:
         said = done.stderr.strip() or f"status {done.returncode}"
         raise FlowError(f"git {arguments[0]} in {root}: {said}")
-    return done.stdout.strip()
+    return done.stdout.rstrip()
 
 
 def cache_dir(root: Path) -> Path:
