@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,9 @@ from flows.sweep_watch import tell
 from flows.workspace_lock import lock_file
 from flows.worktree import remove_left_over
 from tasks.train import STALE_SECONDS
+
+# How long trials may take to end with the sweep; seconds, but for a machine that is overloaded.
+CLEANING_SECONDS = 10 * GUARD_DEADLINE
 
 Engine = Literal["local", "dask", "ray"]
 
@@ -127,10 +130,12 @@ def _site(root: Path, threads: int) -> Iterator[Site]:
                 yield site
             finally:
                 lease.end()
-                deadline = time.monotonic() + GUARD_DEADLINE
+                deadline = time.monotonic() + CLEANING_SECONDS
                 while any(site.trees.glob("*")) and time.monotonic() < deadline:
                     time.sleep(0.1)
-                _clear(site)
+                # What is in use even now is left to the next sweep; an interrupt must stay one.
+                with suppress(FlowError):
+                    _clear(site)
 
 
 def _clear(site: Site) -> None:
