@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,6 +48,7 @@ def run_stage(
     force: bool = False,
     env: Mapping[str, str] | None = None,
     lock: int | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> StageResult:
     """`dvc repro -s <stage>` in the repository `root`.
 
@@ -60,39 +62,85 @@ def run_stage(
         force: run it even if nothing has changed.
         env: variables on top of this process's environment.
         lock: descriptor of the workspace lock, held until the stage's last process has gone.
+        stopped: asked every half a second, by another thread; once true the stage is ended.
 
     Raises:
-        StageFailed: the stage or DVC ended with an error.
+        StageFailed: the stage or DVC ended with an error, or was ended since `stopped`.
     """
     started = time.perf_counter()
-    command = [
-        sys.executable,
-        "-m",
-        "dvc",
-        "repro",
-        "--single-item",
-        *(["--force"] if force else []),
-    ]
     output = StageOutput(stage)
-    process = GuardedProcess(
-        [*command, stage],
-        cwd=Path(root),
-        env=stage_environment(env),
-        keep_open=[] if lock is None else [lock],
-    )
-    try:
-        for line in process.lines:
-            line = line.rstrip("\n")
-            output.add(line)
-            on_line(line)
-        status = process.wait()
-    finally:
-        # Every way out, KeyboardInterrupt and Prefect's TerminationSignal included.
-        process.stop()
+
+    def heard(line: str) -> None:
+        output.add(line)
+        on_line(line)
+
+    command = ["repro", "--single-item", *(["--force"] if force else []), stage]
+    status = _run_dvc(command, root, heard, env, lock, stopped)
     seconds = time.perf_counter() - started
     if status != 0:
         raise StageFailed(stage, output.reason(status), seconds)
     return StageResult(stage, output.outcome, seconds)
+
+
+def checkout_stage(
+    stage: str,
+    root: Path,
+    *,
+    on_line: Callable[[str], None],
+    env: Mapping[str, str] | None = None,
+    lock: int | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> None:
+    """Bring what `dvc.lock` says of a stage's outputs from DVC's cache; as `run_stage` otherwise.
+
+    Raises:
+        StageFailed: the cache does not have them.
+    """
+    started = time.perf_counter()
+    output = StageOutput(stage)
+
+    def heard(line: str) -> None:
+        output.add(line)
+        on_line(line)
+
+    status = _run_dvc(["checkout", "--force", stage], root, heard, env, lock, stopped)
+    if status != 0:
+        raise StageFailed(stage, output.reason(status), time.perf_counter() - started)
+
+
+def _run_dvc(
+    command: Sequence[str],
+    root: Path,
+    on_line: Callable[[str], None],
+    env: Mapping[str, str] | None,
+    lock: int | None,
+    stopped: Callable[[], bool] | None,
+) -> int:
+    """Exit status of a `dvc` command; when this returns or raises, no process of it is left."""
+    process = GuardedProcess(
+        [sys.executable, "-m", "dvc", *command],
+        cwd=Path(root),
+        env=stage_environment(env),
+        keep_open=[] if lock is None else [lock],
+    )
+    over = threading.Event()
+
+    def watch(stopped: Callable[[], bool]) -> None:
+        while not over.wait(0.5):
+            if stopped():
+                process.ask_to_stop()
+                return
+
+    if stopped is not None:
+        threading.Thread(target=watch, args=(stopped,), daemon=True).start()
+    try:
+        for line in process.lines:
+            on_line(line.rstrip("\n"))
+        return process.wait()
+    finally:
+        over.set()
+        # Every way out, KeyboardInterrupt and Prefect's TerminationSignal included.
+        process.stop()
 
 
 def stage_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -87,13 +87,20 @@ class GuardedProcess:
         self._close()
         return 128 - status if status < 0 else status
 
+    def ask_to_stop(self) -> None:
+        """Have the command and all that descends from it ended, without waiting for that.
+
+        Unlike the other methods for any thread.
+        """
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+
     def stop(self) -> None:
         """End the command and all that descends from it, and wait until they are gone.
 
         Returns within seconds. Does nothing when they have ended already.
         """
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
+        self.ask_to_stop()
         try:
             self._guard.wait(GUARD_DEADLINE)
         except subprocess.TimeoutExpired:

@@ -31,23 +31,36 @@ def workspace_lock(root: Path) -> Iterator[int]:
         FlowError: `root` is no DVC repository, or another flow is at work in it.
     """
     root = Path(root).resolve()
+    with lock_file(root, "timmflow.lock", "flow") as descriptor:
+        drop_stale_dvc_locks(root / ".dvc" / "tmp" / "rwlock")
+        yield descriptor
+
+
+@contextmanager
+def lock_file(root: Path, name: str, what: str) -> Iterator[int]:
+    """Hold one of a repository's locks for the length of the block; see `workspace_lock`.
+
+    Args:
+        root: the repository's root.
+        name: of the lock's file in `.dvc/tmp`.
+        what: its holder is, in a word, for the message to the next.
+    """
     if not (root / ".dvc").is_dir():
         raise FlowError(f"{root}: not the root of a DVC repository (no .dvc folder); see --root")
-    path = root / ".dvc" / "tmp" / "timmflow.lock"
+    path = root / ".dvc" / "tmp" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _acquire(descriptor, root)
+        _acquire(descriptor, root, what)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        drop_stale_dvc_locks(path.parent / "rwlock")
         yield descriptor
     finally:
         # Closed, not unlocked: unlocking would take it from a guard that is still cleaning up.
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, root: Path) -> None:
+def _acquire(descriptor: int, root: Path, what: str) -> None:
     deadline = time.monotonic() + CLEANING_SECONDS
     while True:
         try:
@@ -60,7 +73,7 @@ def _acquire(descriptor: int, root: Path) -> None:
             if not cleaning or time.monotonic() > deadline:
                 who = f" (process {holder})" if holder else ""
                 raise FlowError(
-                    f"{root} is busy: another flow{who} is at work there; wait for it, or use "
+                    f"{root} is busy: another {what}{who} is at work there; wait for it, or use "
                     "another copy of the repository"
                 ) from None
             time.sleep(0.1)

@@ -132,7 +132,15 @@ def load(path: Path) -> Params:
         ParamsError: all that is wrong with it, a line each: dotted path, value, what is allowed,
             and the nearest known key for one that is not known.
     """
-    tree = _tree(path)
+    return _checked(_tree(path), path)
+
+
+def loads(text: str, path: Path) -> Params:
+    """The same for the text of a parameter file that is to be written to `path`."""
+    return _checked(_parsed(text, path), path)
+
+
+def _checked(tree: dict[str, Any], path: Path) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
@@ -146,12 +154,20 @@ def load(path: Path) -> Params:
 def _tree(path: Path) -> dict[str, Any]:
     """A parameter file as it stands."""
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; examples/ holds whole ones to copy") from None
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    return _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ParamsError(f"{path}: must be a mapping of sections: {', '.join(_keys(Params))}")

@@ -139,3 +139,14 @@ def test_imports_go_one_way(folder):
                 assert not tops & {"prefect", "dvc"}, file
             if file.name != "tracking.py":
                 assert "wandb" not in tops, file
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [("data/", False), ("data/raw.dvc", False), ("data/raw/", True), ("data/facts.parquet", True)],
+)
+def test_dvc_finds_data_that_it_tracks_and_git_does_not_take_the_data(path, ignored):
+    # DVC asks this and not git: it does not look for *.dvc in a folder that is ignored.
+    from scmrepo.git import Git
+
+    assert Git(ROOT).is_ignored(path) == ignored

@@ -1,0 +1,135 @@
+"""Worktrees for runs beside the user's: the committed code, the user's data, DVC's shared cache.
+
+Nothing is written to the user's files, branch or index. Data that git does not carry is a link to
+where the user has it; what DVC has in its cache is linked from there, where the file system can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from flows.dvc_stage import stage_environment
+from flows.flow_errors import FlowError
+from flows.workspace_lock import workspace_lock
+
+_AROUND = "around"
+_RESUME = ".resume"
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What a git command prints; no hooks of the user's are run.
+
+    Raises:
+        FlowError: it ended with an error; says what git said.
+    """
+    # What a hook or a rebase around us has set would turn git to another repository or index.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", "-c", f"core.hooksPath={os.devnull}", "-C", str(root), *arguments],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip() or f"status {done.returncode}"
+        raise FlowError(f"git {arguments[0]} in {root}: {said}")
+    return done.stdout.rstrip()
+
+
+def cache_dir(root: Path) -> Path:
+    """Where DVC's cache of a repository is, whichever of its configurations says so.
+
+    Raises:
+        FlowError: DVC cannot tell.
+    """
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    env = stage_environment()
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=env)
+    if done.returncode != 0:
+        raise FlowError(f"dvc cache dir in {root}: {done.stderr.strip()}")
+    return (root / done.stdout.strip()).resolve()
+
+
+@contextmanager
+def worktree(
+    root: Path, folder: Path, commit: str, cache: Path, links: Sequence[str], kept: Path
+) -> Iterator[tuple[Path, int]]:
+    """A worktree for the length of the block; gives its root, and its workspace lock.
+
+    Args:
+        root: the user's repository.
+        folder: of the worktree and what it needs around it. Its name has to be unique among the
+            worktrees of the repository. One that a killed process left there is removed.
+        commit: to be checked out, on no branch.
+        cache: DVC's.
+        links: paths, relative to `root`, that are links to what the user has there, unless the
+            commit has something there itself.
+        kept: where the checkpoints of an interrupted training (`.resume`) come from, and go to.
+
+    Raises:
+        FlowError: git cannot make it, or somebody is at work there.
+    """
+    # A path such as ../data must lead out of the worktree, to nowhere but a place of its own.
+    outward = max((PurePosixPath(link).parts.count("..") for link in links), default=0)
+    tree = folder.joinpath(*[_AROUND] * outward, folder.name)
+    remove_left_over(root, folder, kept)
+    tree.parent.mkdir(parents=True)
+    try:
+        git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+        kinds = '"reflink,hardlink,symlink"'
+        config = f"[cache]\n    dir = {cache}\n    type = {kinds}\n"
+        (tree / ".dvc" / "config.local").write_text(config, encoding="utf-8")
+        for link in links:
+            source, place = root / link, tree / link
+            if source.exists() and not os.path.lexists(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(source.resolve())
+        if kept.exists():
+            kept.rename(tree / _RESUME)
+        with workspace_lock(tree) as lock:
+            yield tree, lock
+    finally:
+        _remove(root, folder, kept)
+
+
+def _tree(folder: Path) -> Path:
+    """The root of the worktree in a folder."""
+    place = folder
+    while (place / _AROUND).is_dir():
+        place /= _AROUND
+    return place / folder.name
+
+
+def _remove(root: Path, folder: Path, kept: Path) -> None:
+    """Remove a worktree, whole or half made; what its links lead to stays."""
+    resume = _tree(folder) / _RESUME
+    if resume.is_dir() and any(resume.iterdir()) and not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        resume.rename(kept)
+    shutil.rmtree(folder, ignore_errors=True)
+    # `git worktree prune` would also forget those of the user's that lie on a drive that is away.
+    registered = Path(git(root, "rev-parse", "--path-format=absolute", "--git-common-dir"))
+    shutil.rmtree(registered / "worktrees" / folder.name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (registered / "worktrees").rmdir()
+
+
+def remove_left_over(root: Path, folder: Path, kept: Path) -> None:
+    """Remove a worktree whose process was killed, if there is one; waits for that one's guard.
+
+    Raises:
+        FlowError: it is in use.
+    """
+    tree = _tree(folder)
+    if (tree / ".dvc").is_dir():
+        with workspace_lock(tree):
+            pass
+    if folder.exists():
+        _remove(root, folder, kept)
