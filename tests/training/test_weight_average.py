@@ -68,7 +68,7 @@ def test_a_trainings_average_is_no_worse_and_has_statistics_of_its_own(tmp_path,
 
     monkeypatch.setattr("components.training.fit.average_of_best", noted)
     average = run(store, tmp_path / "resume", **options).average
-    (module, data, _, kept, *_), _ = seen[0]
+    (_, module, data, kept, *_), _ = seen[0]
     assert [each.value for each in kept] == sorted((each.value for each in kept), reverse=True)
     assert average.value >= kept[0].value and len(average.tried) == 3
     if len(average.epochs) == 1:
