@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from components.evaluation.classification import evaluate_classification
-from components.evaluation.detection import Predictions, TrueObjects, evaluate_detection
+from components.evaluation.detection import evaluate_detection
+from components.evaluation.detections import Predictions, TrueObjects
 from components.evaluation.mistakes import (
     describe_classification,
     describe_detection,
