@@ -5,7 +5,7 @@ Shapes: N images, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def percentile_interval(values: Floats) -> Interval | None:
 
 
 def mean_intervals(
-    of_image: dict[str, Floats], num_resamples: int, seed: int
+    of_image: Mapping[str, NDArray[Any]], num_resamples: int, seed: int
 ) -> dict[str, Interval]:
     """Intervals of the means of figures that every image has its own of.
 

@@ -226,7 +226,7 @@ def in_top_k(probabilities: Floats, targets: Integers, k: int) -> NDArray[np.boo
     return (best == np.asarray(targets)[:, None]).any(axis=1)
 
 
-def areas_under_roc(probabilities: Floats, targets: Integers) -> NDArray[np.float64]:
+def areas_under_roc(probabilities: Floats, targets: NDArray[Any]) -> NDArray[np.float64]:
     """[C] area under each class's ROC curve against all others; NaN without images of both.
 
     Args:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.evaluation.coco_matching import (
     AREA_RANGES,
@@ -170,7 +172,7 @@ def class_matches(matches: Matches) -> list[ClassMatches]:
     return found
 
 
-def resampled_map(matches: Sequence[ClassMatches], weights: Floats) -> Floats:
+def resampled_map(matches: Sequence[ClassMatches], weights: NDArray[np.floating[Any]]) -> Floats:
     """[R, T] mean AP over classes when image i counts `weights[r, i]` times.
 
     Matching is done within an image, so the matches are used again and only counted otherwise. The
@@ -206,8 +208,10 @@ def resampled_map(matches: Sequence[ClassMatches], weights: Floats) -> Floats:
             envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             recall = num_right / np.maximum(num_objects, 1)[:, None]
             reached = np.searchsorted(RECALL_LEVELS, recall, side="right")
-            new = np.diff(reached, axis=1, prepend=0)
-            total[:, t] += np.where(defined, (envelope * new).sum(axis=1) / len(RECALL_LEVELS), 0)
+            new = reached.copy()
+            new[:, 1:] -= reached[:, :-1]
+            area = np.einsum("rd,rd->r", envelope, new) / len(RECALL_LEVELS)
+            total[:, t] += np.where(defined, area, 0)
         num_defined += defined
     with np.errstate(invalid="ignore"):
         return np.where(num_defined[:, None] > 0, total / num_defined[:, None], np.nan)

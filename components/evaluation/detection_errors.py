@@ -28,14 +28,6 @@ FOUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 # Of a false detection, the first that applies.
 KINDS = ("duplicate", "classification", "localisation", "both", "background")
 MISSED = "missed"
-MEANINGS = {
-    "classification": "on an object, with another class's name",
-    "localisation": "right class, but the box overlaps too little",
-    "both": "wrong class, and the box overlaps too little",
-    "duplicate": "a second box on an object that was found",
-    "background": "on nothing",
-    MISSED: "an object that no detection is about",
-}
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def measure_slices(
         row: dict[str, Any] = {"column": item.column, "value": item.value, "num_images": count}
         row["figure"] = figure
         if num_resamples:
-            drawn = drawn_weights(count, num_resamples, seed, 50 * count)
+            drawn = drawn_weights(count, num_resamples, seed, 10 * count)
             values = [measure(item.images, weights) for weights in drawn]
             interval = percentile_interval(np.concatenate(values))
             if interval:

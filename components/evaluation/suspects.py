@@ -57,17 +57,18 @@ def suspect_labels(probabilities: Floats, targets: NDArray[Any]) -> tuple[Suspec
         probabilities: [N, C], of images that the model has not learnt from.
         targets: [N] class ids, or of several labels an image [N, C] of 0 and 1.
     """
-    probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets)
+    given: NDArray[np.float64] = np.asarray(probabilities, dtype=np.float64)
+    targets = np.asarray(targets)
     if targets.ndim == 2:
-        return _suspect_of_several(probabilities, targets.astype(bool))
+        return _suspect_of_several(given, targets.astype(bool))
     rows = np.arange(len(targets))
-    num_classes = probabilities.shape[1]
+    num_classes = given.shape[1]
     count = np.bincount(targets, minlength=num_classes)
-    own = probabilities[rows, targets]
+    own = given[rows, targets]
     total = np.bincount(targets, weights=own, minlength=num_classes)
     # Of a class without images nothing can be said.
     usual = np.divide(total, count, out=np.full(num_classes, np.inf), where=count > 0)
-    recognised = np.where(probabilities >= usual, probabilities, -1.0)
+    recognised = np.where(given >= usual, given, -1.0)
     recognised[rows, targets] = -1.0
     proposed = recognised.argmax(axis=1)
     best = recognised[rows, proposed]

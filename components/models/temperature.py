@@ -36,21 +36,21 @@ def fit_temperature(probabilities: Floats, targets: NDArray[Any]) -> float:
     Raises:
         ValueError: the shapes do not fit, or a probability is none.
     """
-    probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets)
-    if probabilities.ndim != 2 or targets.shape not in (
-        probabilities.shape,
-        probabilities.shape[:1],
+    given: NDArray[np.float64] = np.asarray(probabilities, dtype=np.float64)
+    targets = np.asarray(targets)
+    if given.ndim != 2 or targets.shape not in (
+        given.shape,
+        given.shape[:1],
     ):
         raise ValueError(
-            f"probabilities {probabilities.shape} must be [N, C], targets {targets.shape} [N] or "
-            "[N, C]"
+            f"probabilities {given.shape} must be [N, C], targets {targets.shape} [N] or [N, C]"
         )
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():  # NaN is neither
+    if not ((given >= 0) & (given <= 1)).all():  # NaN is neither
         raise ValueError("probabilities must lie in 0 … 1")
     if not len(targets):
         return 1.0
     multi_label = targets.ndim == 2
-    logits = _logits(probabilities, multi_label)
+    logits = _logits(given, multi_label)
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
