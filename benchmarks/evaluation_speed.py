@@ -79,14 +79,14 @@ def by_library(
             zip(*(column.tolist() for column in columns), strict=True), start=1
         )
     ]
-    columns = (predictions.image_id, predictions.class_id, predictions.boxes_xywh, areas)
+    of_found = (predictions.image_id, predictions.class_id, predictions.boxes_xywh, areas)
     found = [
         {
             **{"id": i, "image_id": image, "category_id": label, "bbox": box},
             **{"area": area, "iscrowd": 0, "score": score},
         }
         for i, (image, label, box, area, score) in enumerate(
-            zip(*(c.tolist() for c in (*columns, predictions.score)), strict=True), start=1
+            zip(*(c.tolist() for c in (*of_found, predictions.score)), strict=True), start=1
         )
     ]
     tables = []

@@ -1,10 +1,14 @@
 """The temperature makes probabilities say what they mean, and moves no image to another class."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit, softmax
 from sklearn.metrics import log_loss
 
+from components.models.saved_model import InferenceModel
 from components.models.temperature import HIGHEST, LOWEST, fit_temperature, rescaled
 
 
@@ -69,3 +73,25 @@ def test_a_model_that_is_always_or_never_right_stays_within_bounds(dtype):
 def test_what_does_not_fit_is_refused(probabilities, targets, message):
     with pytest.raises(ValueError, match=message):
         fit_temperature(probabilities, targets)
+
+
+class _Means(torch.nn.Module):
+    """Logits: three times the mean of each colour."""
+
+    def forward(self, images):
+        return 3 * images.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_model_that_is_measured_and_exported_applies_it(multi_label):
+    shared = {"image_size": (4, 4), "multi_label": multi_label}
+    shared |= {"mean": (0.0,) * 3, "std": (1.0,) * 3, "channels": "rgb"}
+    images = torch.randint(0, 256, (5, 4, 4, 3), dtype=torch.uint8)
+    plain, warm = (
+        InferenceModel(
+            SimpleNamespace(network=_Means()), SimpleNamespace(**shared, temperature=temperature)
+        )(images)[0].numpy()
+        for temperature in (1.0, 2.5)
+    )
+    assert warm == pytest.approx(rescaled(plain, 2.5, multi_label), abs=1e-6)
+    assert abs(warm - plain).max() > 0.01
