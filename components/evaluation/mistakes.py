@@ -165,8 +165,9 @@ def suspect_boxes(
     for suspect in suspects:
         if suspect.prediction >= 0:
             row = suspect.prediction
-            label = classes[predictions.class_id[row]]
-            boxes.append(Box(_xywh(predictions.boxes_xywh[row]), label, suspect.weight, "false"))
+            found = int(predictions.class_id[row])
+            place = _xywh(predictions.boxes_xywh[row])
+            boxes.append(Box(place, classes[found], suspect.weight, "predicted", found))
     return boxes
 
 
