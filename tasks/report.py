@@ -151,11 +151,11 @@ def _class_counts(
 
 def _pictures(folder: Path, evaluation: Mapping[str, Any]) -> dict[str, bytes]:
     pictures = {}
-    for mistake in evaluation["mistakes"]:
-        path = folder / mistake["picture"]
+    for entry in [*evaluation["mistakes"], *evaluation.get("suspects", [])]:
+        path = folder / entry["picture"]
         if not path.is_file():
             raise _missing(path, "evaluate")
-        pictures[mistake["picture"]] = path.read_bytes()
+        pictures[entry["picture"]] = path.read_bytes()
     return pictures
 
 

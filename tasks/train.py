@@ -72,10 +72,12 @@ def train(params: Params, layout: Layout) -> Figures:
         print(text, flush=True)
     if not (result.beats_trivial or settings.allow_trivial):
         raise TrainingError(_trivial_text(result))
-    if description.multi_label:
+    if description.task == "classification":
         module.network.load_state_dict(result.state)
-        thresholds = val_thresholds(InferenceModel(module, description), store, settings.batch_size)
-        description = description.model_copy(update={"thresholds": thresholds})
+        model = InferenceModel(module, description)
+        description = description.model_copy(
+            update=fitted_on_val(model, store, settings.batch_size)
+        )
     save_model(layout.weights, description, result.state)
     columns = sorted({name for row in result.rows for name in row} - {"epoch"})
     lines = [",".join(["epoch", *columns])]
@@ -264,23 +266,36 @@ def _balanced_bce(counts: list[int], num_images: int) -> torch.nn.Module:
     return torch.nn.BCEWithLogitsLoss(pos_weight=positive)
 
 
-def val_thresholds(
+def fitted_on_val(
     model: InferenceModel, store: PreparedStore, batch_size: int
-) -> tuple[float, ...]:
-    """For each class of a multi-label model, from which probability on it is there.
+) -> dict[str, float | tuple[float, ...]]:
+    """What a classifier's description says beside the network: chosen on the validation images, as
+    the best epoch is, so that the test images stay untouched.
 
-    Chosen on the validation images, as the best epoch is, so that the test images stay untouched.
+    Returns:
+        `temperature`, and of a multi-label model `thresholds`: from which probability, at that
+        temperature, each class is there.
     """
     import numpy as np
 
     from components.models.label_thresholds import best_f1_thresholds
     from components.models.saved_model import store_outputs
+    from components.models.temperature import fit_temperature, rescaled
 
     rows = store.rows("val")
     batches = np.array_split(rows, -(-len(rows) // batch_size))
     outputs = store_outputs(model.eval(), store, batches)
     probabilities = np.concatenate([out for _, (out,) in outputs])
-    return best_f1_thresholds(probabilities, np.array([store.label_vector(row) for row in rows]))
+    if not store.info.multi_label:
+        labels = np.array([store.label(row) for row in rows])
+        return {"temperature": fit_temperature(probabilities, labels)}
+    targets = np.array([store.label_vector(row) for row in rows])
+    temperature = fit_temperature(probabilities, targets)
+    probabilities = rescaled(probabilities, temperature, multi_label=True)
+    return {
+        "temperature": temperature,
+        "thresholds": best_f1_thresholds(probabilities, targets),
+    }
 
 
 def describe(info: StoreInfo, settings: TrainSettings) -> ModelDescription:

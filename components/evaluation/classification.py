@@ -5,23 +5,39 @@ Shapes: N images, C classes, R resamples, K cells of the confusion matrix that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
+from sklearn.metrics import (
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from components.errors import DataError
+from components.evaluation.bootstrap import (
+    Floats,
+    Interval,
+    mean_intervals,
+    percentile_interval,
+)
+from components.evaluation.calibration import (
+    before_temperature,
+    calibration_bins,
+    expected_calibration_error,
+)
+from components.evaluation.slices import make_slices, measure_slices
 
-Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
-Interval = tuple[float, float]
 
 # The metric that decides, and the one `metrics/evaluate.json` gives an interval of.
 MAIN_METRIC = "accuracy"
+
+# Whether the true class is among the k most probable ones, where there are more classes than k.
+TOP_K = (3, 5)
 
 # Numbers held at once while resampling: keeps the bootstrap below about 100 MB.
 _CHUNK_NUMBERS = 4_000_000
@@ -70,6 +86,8 @@ def evaluate_classification(
     classes: Sequence[str],
     *,
     split: str,
+    temperature: float = 1.0,
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> ClassificationResult:
@@ -80,6 +98,8 @@ def evaluate_classification(
         targets: [N] ids of the true classes, 0 … C-1.
         classes: the C names, in the order of the ids.
         split: name of the images measured, for the record.
+        temperature: that the probabilities were made at; the calibration before it is told too.
+        columns: for slices, name to a value for each image.
         bootstrap: resamples for the 95 % intervals; 0 for none.
         seed: of the resampling.
 
@@ -93,18 +113,29 @@ def evaluate_classification(
     confusion = confusion_counts(predicted, targets, len(classes))
     bins = calibration_bins(confidence, predicted == targets)
 
+    right = predicted == targets
+    losses = log_losses(probabilities, targets)
+    areas = areas_under_roc(probabilities, targets)
+    in_top = {
+        f"top_{k}_accuracy": in_top_k(probabilities, targets, k) for k in TOP_K if k < len(classes)
+    }
     headline = {
-        "accuracy": float((predicted == targets).mean()),
+        "accuracy": float(right.mean()),
         "balanced_accuracy": balanced_accuracy(confusion),
         "macro_f1": macro_f1(confusion),
-        "log_loss": log_loss(probabilities, targets),
+        **{name: float(column.mean()) for name, column in in_top.items()},
+        **({} if np.isnan(areas).all() else {"auroc": float(np.nanmean(areas))}),
+        "log_loss": float(losses.mean()),
         "ece": expected_calibration_error(bins),
     }
-    if len(classes) > 5:
-        headline["top_5_accuracy"] = float(
-            top_k_accuracy_score(targets, probabilities, k=5, labels=np.arange(len(classes)))
-        )
-    intervals = bootstrap_intervals(confusion, bootstrap, seed)
+    intervals = {
+        **bootstrap_intervals(confusion, bootstrap, seed),
+        **mean_intervals({**in_top, "log_loss": losses}, bootstrap, seed),
+    }
+
+    def measure(images: Integers, weights: Floats) -> Floats:
+        return weights @ right[images] / weights.sum(axis=1)
+
     figures: dict[str, Any] = {"split": split, "num_images": len(targets), **headline}
     if MAIN_METRIC in intervals:
         figures[f"{MAIN_METRIC}_low"], figures[f"{MAIN_METRIC}_high"] = intervals[MAIN_METRIC]
@@ -115,9 +146,11 @@ def evaluate_classification(
         "classes": list(classes),
         "headline": headline,
         "intervals": {name: list(interval) for name, interval in intervals.items()},
-        "per_class": per_class_figures(predicted, targets, classes),
+        "per_class": per_class_figures(predicted, targets, areas, classes),
         "confusion": confusion.tolist(),
         "calibration": bins,
+        "temperature": before_temperature(probabilities, targets, temperature),
+        "slices": measure_slices(make_slices(columns or {}), measure, bootstrap, seed),
         "mistakes": [],
     }
     return ClassificationResult(
@@ -169,8 +202,8 @@ def macro_f1(confusion: Integers) -> float:
     return float((2 * confusion.diagonal()[either > 0] / either[either > 0]).mean())
 
 
-def log_loss(probabilities: Floats, targets: Integers) -> float:
-    """Mean of -ln(probability of the true class), in nats; probabilities below 2e-16 count as that.
+def log_losses(probabilities: Floats, targets: Integers) -> NDArray[np.float64]:
+    """[N] -ln(probability of the true class), in nats; probabilities below 2e-16 count as that.
 
     Args:
         probabilities: [N, C].
@@ -178,48 +211,43 @@ def log_loss(probabilities: Floats, targets: Integers) -> float:
     """
     of_target = np.asarray(probabilities, dtype=np.float64)[np.arange(len(targets)), targets]
     tiny = np.finfo(np.float64).eps
-    return float(-np.log(of_target.clip(tiny, 1 - tiny)).mean())
+    return -np.log(of_target.clip(tiny, 1 - tiny))
 
 
-def calibration_bins(
-    confidence: Floats, correct: NDArray[np.bool_], num_bins: int = 15
-) -> list[dict[str, Any]]:
-    """Bins of equal width over the confidence, empty ones left out.
+def in_top_k(probabilities: Floats, targets: Integers, k: int) -> NDArray[np.bool_]:
+    """[N] whether the true class is among the k most probable; of equal ones the higher id first.
 
     Args:
-        confidence: [N] probability of the predicted class.
-        correct: [N] whether it was right.
-        num_bins: 15 as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
-
-    Returns:
-        One entry a bin: mean `confidence`, `accuracy`, and `count` of images.
+        probabilities: [N, C].
+        targets: [N] class ids.
+        k: 1 to C.
     """
-    # A bin holds its upper edge and not its lower one; a confidence of 0 cannot be a maximum.
-    edges = np.linspace(0, 1, num_bins + 1)
-    bin_of = np.searchsorted(edges[1:-1], confidence, side="left")
-    count = np.bincount(bin_of, minlength=num_bins)
-    confidence_sum = np.bincount(bin_of, weights=confidence, minlength=num_bins)
-    correct_sum = np.bincount(bin_of, weights=correct, minlength=num_bins)
-    return [
-        {
-            "confidence": float(confidence_sum[i] / count[i]),
-            "accuracy": float(correct_sum[i] / count[i]),
-            "count": int(count[i]),
-        }
-        for i in np.flatnonzero(count)
-    ]
+    best = np.argsort(probabilities, axis=1, kind="stable")[:, -k:]
+    return (best == np.asarray(targets)[:, None]).any(axis=1)
 
 
-def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
-    """Distance of confidence from accuracy, mean over `calibration_bins` by images; 0 … 1."""
-    total = sum(item["count"] for item in bins)
-    return sum(item["count"] / total * abs(item["confidence"] - item["accuracy"]) for item in bins)
+def areas_under_roc(probabilities: Floats, targets: NDArray[Any]) -> NDArray[np.float64]:
+    """[C] area under each class's ROC curve against all others; NaN without images of both.
+
+    Args:
+        probabilities: [N, C].
+        targets: [N] class ids, or [N, C] whether an image has the class.
+    """
+    targets = np.asarray(targets)
+    areas = np.full(probabilities.shape[1], np.nan)
+    for k in range(len(areas)):
+        truth = targets == k if targets.ndim == 1 else targets[:, k]
+        if truth.any() and not truth.all():
+            areas[k] = roc_auc_score(truth, probabilities[:, k])
+    return areas
 
 
 def per_class_figures(
-    predicted: Integers, targets: Integers, classes: Sequence[str]
+    predicted: Integers, targets: Integers, areas: Floats, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class, and how many images it has; 0 where undefined."""
+    """Precision, recall and F1 of each class, 0 where undefined; its `areas_under_roc`, absent
+    where undefined; and how many images it has.
+    """
     precision, recall, f1, support = precision_recall_fscore_support(
         targets, predicted, labels=np.arange(len(classes)), zero_division=0
     )
@@ -230,6 +258,7 @@ def per_class_figures(
             "precision": float(precision[i]),
             "recall": float(recall[i]),
             "f1": float(f1[i]),
+            **({} if np.isnan(areas[i]) else {"auroc": float(areas[i])}),
         }
         for i, name in enumerate(classes)
     ]
@@ -275,7 +304,8 @@ def bootstrap_intervals(confusion: Integers, num_resamples: int, seed: int) -> d
         values["accuracy"].append(num_right.sum(axis=1) / total)
         values["balanced_accuracy"].append(_mean_where(num_right, num_actual))
         values["macro_f1"].append(_mean_where(2 * num_right, num_either))
-    return {name: percentile_interval(np.concatenate(parts)) for name, parts in values.items()}
+    found = {name: percentile_interval(np.concatenate(parts)) for name, parts in values.items()}
+    return {name: interval for name, interval in found.items() if interval}
 
 
 def _mean_where(numerator: Floats, denominator: Floats) -> Floats:
@@ -283,12 +313,6 @@ def _mean_where(numerator: Floats, denominator: Floats) -> Floats:
     present = denominator > 0
     ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=present)
     return ratio.sum(axis=1) / present.sum(axis=1)
-
-
-def percentile_interval(values: Floats) -> Interval:
-    """The 2.5 % and 97.5 % quantiles of `values` [R]."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def most_confident_mistakes(

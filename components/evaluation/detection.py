@@ -1,4 +1,4 @@
-"""The COCO family: figures of a detector, the numbers themselves by pycocotools.
+"""The COCO family: figures of a detector, equal to pycocotools'.
 
 Shapes: G true objects, D predictions, I images, C classes, T the 10 IoU thresholds 0.50 … 0.95,
 R resamples. Boxes are `xywh` in pixels of the original images, origin top left.
@@ -6,110 +6,45 @@ R resamples. Boxes are `xywh` in pixels of the original images, origin top left.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from components.errors import DataError
-from components.evaluation.classification import Interval, percentile_interval
+from components.evaluation.bootstrap import (
+    Floats,
+    Interval,
+    drawn_weights,
+    percentile_interval,
+)
+from components.evaluation.coco_figures import (
+    RECALL_LEVELS,
+    ClassMatches,
+    CocoTables,
+    accumulate,
+    class_matches,
+    mean_defined,
+    resampled_map,
+)
+from components.evaluation.coco_matching import match_all
+from components.evaluation.detection_errors import error_table
+from components.evaluation.detections import (
+    Predictions,
+    TrueObjects,
+    box_iou_xywh,
+    rows_by_image,
+)
+from components.evaluation.operating_points import operating_figures
+from components.evaluation.slices import make_slices, measure_slices
 
 # The metric that decides.
 MAIN_METRIC = "map"
 
-# COCOeval's twelve numbers in its order, by torchmetrics' names.
-COCO_NAMES = (
-    "map",
-    "map_50",
-    "map_75",
-    "map_small",
-    "map_medium",
-    "map_large",
-    "mar_1",
-    "mar_10",
-    "mar_100",
-    "mar_small",
-    "mar_medium",
-    "mar_large",
-)
-
 # Resamples times predictions: about three seconds on one core.
 MAX_BOOTSTRAP_WORK = 100_000_000
-# Numbers held at once while resampling: keeps the bootstrap below about 200 MB.
-_CHUNK_NUMBERS = 2_000_000
-
-
-@dataclass(frozen=True)
-class TrueObjects:
-    """The objects of all images.
-
-    Args:
-        image_id: [G] integers.
-        class_id: [G] integers, 0 … C-1.
-        boxes_xywh: [G, 4].
-        area: [G] square pixels; decides small, medium or large.
-        is_crowd: [G] booleans; predictions inside a crowd are neither right nor wrong.
-    """
-
-    image_id: NDArray[Any]
-    class_id: NDArray[Any]
-    boxes_xywh: NDArray[Any]
-    area: NDArray[Any]
-    is_crowd: NDArray[Any]
-
-    def __post_init__(self) -> None:
-        _set_arrays(self, ("image_id", "class_id"), ("area",))
-        object.__setattr__(self, "is_crowd", np.asarray(self.is_crowd, dtype=bool).reshape(-1))
-        _check_lengths(self, ("image_id", "class_id", "boxes_xywh", "area", "is_crowd"))
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the model found in all images.
-
-    Args:
-        image_id: [D] integers.
-        class_id: [D] integers, 0 … C-1.
-        score: [D] 0 … 1.
-        boxes_xywh: [D, 4].
-    """
-
-    image_id: NDArray[Any]
-    class_id: NDArray[Any]
-    score: NDArray[Any]
-    boxes_xywh: NDArray[Any]
-
-    def __post_init__(self) -> None:
-        _set_arrays(self, ("image_id", "class_id"), ("score",))
-        _check_lengths(self, ("image_id", "class_id", "score", "boxes_xywh"))
-        if not (np.isfinite(self.score).all() and np.isfinite(self.boxes_xywh).all()):
-            raise ValueError("predictions must be finite")
-
-
-def _set_arrays(self: Any, integers: tuple[str, ...], floats: tuple[str, ...]) -> None:
-    """Give a frozen container arrays of the right type; empty lists become empty arrays."""
-    for name in integers:
-        object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64).reshape(-1))
-    for name in floats:
-        object.__setattr__(
-            self, name, np.asarray(getattr(self, name), dtype=np.float64).reshape(-1)
-        )
-    boxes = np.asarray(self.boxes_xywh, dtype=np.float64)
-    if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
-        raise ValueError(f"boxes_xywh must be [n, 4], not {list(boxes.shape)}")
-    object.__setattr__(self, "boxes_xywh", boxes.reshape(-1, 4))
-
-
-def _check_lengths(self: Any, names: tuple[str, ...]) -> None:
-    lengths = {name: len(getattr(self, name)) for name in names}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"arrays of different lengths: {lengths}")
 
 
 @dataclass(frozen=True)
@@ -155,10 +90,12 @@ def evaluate_detection(
     classes: Sequence[str],
     *,
     split: str,
+    thresholds: Sequence[float] | None = None,
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> DetectionResult:
-    """Measure a detector the COCO way: IoU 0.50 to 0.95, at most 100 detections an image.
+    """Measure a detector as COCO does: IoU 0.50 to 0.95, at most 100 boxes of a class an image.
 
     Args:
         truth: the objects.
@@ -166,6 +103,9 @@ def evaluate_detection(
         image_ids: [I] every image measured, those without objects too: a detection there is wrong.
         classes: the C names, in the order of the ids.
         split: name of the images measured, for the record.
+        thresholds: C scores from which on a detection of the class is taken for true, chosen on
+            other images; for `precision`, `recall` and `f1` of each class. None: without these.
+        columns: for slices, name to a value for each of `image_ids`.
         bootstrap: resamples for the 95 % intervals of `map` and `map_50`, 0 for none; fewer are
             taken when resamples times predictions would pass `MAX_BOOTSTRAP_WORK`.
         seed: of the resampling.
@@ -176,14 +116,14 @@ def evaluate_detection(
     """
     ids = np.asarray(image_ids, dtype=np.int64)
     _check_ids(truth, predictions, ids, len(classes))
-    coco = _run_coco(truth, predictions, ids, len(classes))
-    headline = {
-        name: float(value) for name, value in zip(COCO_NAMES, coco.stats, strict=True) if value >= 0
-    }
-    intervals = bootstrap_intervals(coco, bootstrap, seed)
+    matches = match_all(truth, predictions, ids, len(classes))
+    tables, of_class = accumulate(matches), class_matches(matches)
+    headline = tables.numbers()
+    intervals = bootstrap_intervals(of_class, len(ids), bootstrap, seed)
     figures: dict[str, Any] = {"split": split, "num_images": len(ids), **headline}
     for name, (low, high) in intervals.items():
         figures[f"{name}_low"], figures[f"{name}_high"] = low, high
+    points = {} if thresholds is None else operating_figures(of_class, thresholds)
     details = {
         "task": "detection",
         "split": split,
@@ -191,8 +131,10 @@ def evaluate_detection(
         "classes": list(classes),
         "headline": headline,
         "intervals": {name: list(interval) for name, interval in intervals.items()},
-        "per_class": _per_class(coco, truth, classes),
-        "precision_recall": _precision_recall(coco, classes),
+        "per_class": _per_class(tables, truth, classes, points),
+        "precision_recall": _precision_recall(tables, classes),
+        "errors": error_table(matches, truth, predictions),
+        "slices": _slices(of_class, ids, columns or {}, bootstrap, seed),
         "mistakes": [],
     }
     return DetectionResult(figures, details, worst_images(truth, predictions))
@@ -215,214 +157,99 @@ def _check_ids(
             raise ValueError(f"{kind}: class ids must lie in 0 … {num_classes - 1}")
 
 
-def _run_coco(
-    truth: TrueObjects, predictions: Predictions, ids: NDArray[np.int64], num_classes: int
-) -> Any:
-    """pycocotools' evaluation, run and summarised; it prints, so its output is caught."""
-    images = [{"id": int(i)} for i in ids]
-    categories = [{"id": i, "name": str(i)} for i in range(num_classes)]
-    # Annotation ids start at 1: COCOeval takes a match with id 0 for no match.
-    true_rows = [
-        {
-            "id": i + 1,
-            "image_id": int(truth.image_id[i]),
-            "category_id": int(truth.class_id[i]),
-            "bbox": truth.boxes_xywh[i].tolist(),
-            "area": float(truth.area[i]),
-            "iscrowd": int(truth.is_crowd[i]),
-        }
-        for i in range(len(truth.image_id))
-    ]
-    predicted_rows = [
-        {
-            "id": i + 1,
-            "image_id": int(predictions.image_id[i]),
-            "category_id": int(predictions.class_id[i]),
-            "bbox": predictions.boxes_xywh[i].tolist(),
-            "area": float(predictions.boxes_xywh[i, 2] * predictions.boxes_xywh[i, 3]),
-            "iscrowd": 0,
-            "score": float(predictions.score[i]),
-        }
-        for i in range(len(predictions.image_id))
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        tables = []
-        for rows in (true_rows, predicted_rows):
-            table = COCO()
-            table.dataset = {"images": images, "categories": categories, "annotations": rows}
-            table.createIndex()
-            tables.append(table)
-        # COCO.loadRes would refuse an empty list of predictions; a second table does not.
-        evaluation = COCOeval(*tables, iouType="bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
-
-
-def _mean_defined(values: NDArray[Any]) -> float | None:
-    """COCO's mean: over the entries that are not -1; None when all are."""
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else None
-
-
-def _per_class(coco: Any, truth: TrueObjects, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """AP, AP at IoU 0.5 and 0.75, recall; a class without objects has none of them."""
-    precision = coco.eval["precision"][:, :, :, 0, -1]  # [T, recall points, C], any area, 100 boxes
-    recall = coco.eval["recall"][:, :, 0, -1]  # [T, C]
+def _per_class(
+    tables: CocoTables,
+    truth: TrueObjects,
+    classes: Sequence[str],
+    points: Mapping[int, Mapping[str, float]],
+) -> list[dict[str, Any]]:
+    """AP, also by overlap and size, recall, and the figures at the threshold; a class without
+    objects has none of them.
+    """
     num_objects = np.bincount(truth.class_id[~truth.is_crowd], minlength=len(classes))
     rows = []
     for i, name in enumerate(classes):
+        precision, recall = tables.precision[:, :, i], tables.recall[:, i]
         values = {
-            "ap": _mean_defined(precision[:, :, i]),
-            "ap_50": _mean_defined(precision[0, :, i]),
-            "ap_75": _mean_defined(precision[5, :, i]),
-            "recall_50": _mean_defined(recall[:1, i]),
+            "ap": mean_defined(precision[..., 0]),
+            "ap_50": mean_defined(precision[0, :, 0]),
+            "ap_75": mean_defined(precision[5, :, 0]),
+            "ap_small": mean_defined(precision[..., 1]),
+            "ap_medium": mean_defined(precision[..., 2]),
+            "ap_large": mean_defined(precision[..., 3]),
+            "ar": mean_defined(recall[:, 0]),
+            "recall_50": mean_defined(recall[:1, 0]),
+            **points.get(i, {}),
         }
         row: dict[str, Any] = {"class": name, "num_objects": int(num_objects[i])}
         rows.append(row | {key: value for key, value in values.items() if value is not None})
     return rows
 
 
-def _precision_recall(coco: Any, classes: Sequence[str]) -> dict[str, list[list[float]]]:
+def _precision_recall(tables: CocoTables, classes: Sequence[str]) -> dict[str, list[list[float]]]:
     """Class to its 101 points (recall, precision) at IoU 0.5; classes without objects left out."""
-    precision = coco.eval["precision"][0, :, :, 0, -1]  # [recall points, C]
-    recall = coco.params.recThrs
+    precision = tables.precision[0, :, :, 0]  # [recall levels, C]
     return {
-        name: [[float(r), float(p)] for r, p in zip(recall, precision[:, i], strict=True)]
+        name: [[float(r), float(p)] for r, p in zip(RECALL_LEVELS, precision[:, i], strict=True)]
         for i, name in enumerate(classes)
         if (precision[:, i] > -1).all()
     }
 
 
-def bootstrap_intervals(coco: Any, num_resamples: int, seed: int) -> dict[str, Interval]:
+def affordable_resamples(wanted: int, num_predictions: int) -> int:
+    """As many as wanted, but no more work than `MAX_BOOTSTRAP_WORK`; 200 at least."""
+    return min(wanted, max(200, MAX_BOOTSTRAP_WORK // max(1, num_predictions)))
+
+
+def bootstrap_intervals(
+    matches: Sequence[ClassMatches], num_images: int, num_resamples: int, seed: int
+) -> dict[str, Interval]:
     """95 % intervals of `map` and `map_50` by bootstrap over images.
 
-    Matching is done within an image, so COCOeval's matches are used again and only counted
-    otherwise: an image drawn n times weighs n. The numbers equal those of a COCOeval run on the
-    resampled images (but for the order of equal scores in different images).
-
     Args:
-        coco: a COCOeval that has run.
-        num_resamples: resamples wanted; at most `MAX_BOOTSTRAP_WORK` / predictions are taken, but
-            200 at least.
+        matches: of the classes with objects.
+        num_images: I.
+        num_resamples: resamples wanted; see `affordable_resamples`.
         seed: the same seed gives the same intervals.
 
     Returns:
         Name to (low, high), the 2.5 % and 97.5 % quantiles; empty without resamples or objects.
     """
-    matches = _class_matches(coco)
     if num_resamples == 0 or not matches:
         return {}
-    num_predictions = max(1, sum(len(item.image) for item in matches))
-    num_resamples = min(num_resamples, max(200, MAX_BOOTSTRAP_WORK // num_predictions))
-    num_images = len(coco.params.imgIds)
-    rng = np.random.default_rng(seed)
-    largest = max(num_images, *(len(item.image) for item in matches))
-    chunk = max(1, _CHUNK_NUMBERS // largest)
-    maps: list[NDArray[np.float64]] = []
-    for start in range(0, num_resamples, chunk):
-        size = min(chunk, num_resamples - start)
-        weights = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=size)
-        maps.append(resampled_map(matches, weights.astype(np.float64), coco.params.recThrs))
-    values = np.concatenate(maps)  # [R, T]; NaN where a resample holds no object
-    values = values[~np.isnan(values).any(axis=1)]
-    if not len(values):
-        return {}
-    return {
+    num_resamples = affordable_resamples(num_resamples, sum(len(m.image) for m in matches))
+    widest = max(len(item.image) for item in matches)
+    drawn = drawn_weights(num_images, num_resamples, seed, widest)
+    values = np.concatenate([resampled_map(matches, weights) for weights in drawn])  # [R, T]
+    found = {
         "map": percentile_interval(values.mean(axis=1)),
         "map_50": percentile_interval(values[:, 0]),
     }
+    return {name: interval for name, interval in found.items() if interval}
 
 
-@dataclass(frozen=True)
-class _ClassMatches:
-    """COCOeval's matches of one class over all images, the best score first.
+def _slices(
+    matches: Sequence[ClassMatches],
+    ids: NDArray[np.int64],
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]],
+    bootstrap: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """`map` on slices of the images, the worst first."""
+    if not (matches and columns):
+        return []
+    place = np.argsort(np.argsort(ids))  # matches count images by ascending id
 
-    Args:
-        image: [D] position of the image among those measured.
-        right: [T, D] matched to an object that counts.
-        counted: [T, D] right or wrong; False for matches with a crowd.
-        num_objects: [I] objects that count.
-    """
+    def measure(images: NDArray[np.int64], weights: Floats) -> Floats:
+        parts = [item.within(place[images]) for item in matches]
+        parts = [item for item in parts if item.num_objects.any()]
+        return (
+            resampled_map(parts, weights).mean(axis=1) if parts else np.full(len(weights), np.nan)
+        )
 
-    image: NDArray[np.int64]
-    right: NDArray[np.bool_]
-    counted: NDArray[np.bool_]
-    num_objects: NDArray[np.float64]
-
-
-def _class_matches(coco: Any) -> list[_ClassMatches]:
-    """Matches of every class that has objects, at any area and the largest number of detections."""
-    params = coco.params
-    num_images, num_areas = len(params.imgIds), len(params.areaRng)
-    max_detections = params.maxDets[-1]
-    found = []
-    for k in range(len(params.catIds)):
-        start = k * num_areas * num_images  # evalImgs is ordered by class, area, image
-        cells = coco.evalImgs[start : start + num_images]  # area 0 is "all"
-        num_objects = np.zeros(num_images)
-        image, score, matched, ignored = [], [], [], []
-        for i, cell in enumerate(cells):
-            if cell is None:
-                continue
-            num_objects[i] = np.count_nonzero(np.asarray(cell["gtIgnore"]) == 0)
-            scores = np.asarray(cell["dtScores"][:max_detections], dtype=np.float64)
-            image.append(np.full(len(scores), i))
-            score.append(scores)
-            matched.append(np.asarray(cell["dtMatches"])[:, :max_detections] > 0)
-            ignored.append(np.asarray(cell["dtIgnore"])[:, :max_detections] > 0)
-        if not num_objects.any():
-            continue
-        order = np.argsort(-np.concatenate(score), kind="stable")
-        counted = ~np.concatenate(ignored, axis=1)[:, order]
-        right = np.concatenate(matched, axis=1)[:, order] & counted
-        found.append(_ClassMatches(np.concatenate(image)[order], right, counted, num_objects))
-    return found
-
-
-def resampled_map(
-    matches: Sequence[_ClassMatches],
-    weights: NDArray[np.float64],
-    recall_points: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """[R, T] mean AP over classes when image i counts `weights[r, i]` times.
-
-    Args:
-        matches: of every class with objects.
-        weights: [R, I] how often each image was drawn.
-        recall_points: the recalls at which precision is read, ascending.
-
-    Returns:
-        NaN for a resample in which no class has an object.
-    """
-    num_thresholds = len(matches[0].right)
-    total = np.zeros((len(weights), num_thresholds))
-    num_defined = np.zeros(len(weights))
-    for item in matches:
-        num_objects = weights @ item.num_objects  # [R]
-        defined = num_objects > 0
-        drawn = weights[:, item.image]  # [R, D]
-        so_far: dict[bytes, NDArray[np.float64]] = {}
-        for t in range(num_thresholds):
-            # Without crowds all thresholds share this sum.
-            key = item.counted[t].tobytes()
-            if key not in so_far:
-                so_far = {key: np.cumsum(drawn * item.counted[t], axis=1)}
-            # Interpolated precision changes at right detections only.
-            rows = np.flatnonzero(item.right[t])
-            if not len(rows):
-                continue
-            num_right = np.cumsum(drawn[:, rows], axis=1)
-            precision = num_right / np.maximum(so_far[key][:, rows], 1)
-            envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-            recall = num_right / np.maximum(num_objects, 1)[:, None]
-            reached = np.searchsorted(recall_points, recall, side="right")
-            new = np.diff(reached, axis=1, prepend=0)
-            total[:, t] += np.where(defined, (envelope * new).sum(axis=1) / len(recall_points), 0)
-        num_defined += defined
-    with np.errstate(invalid="ignore"):
-        return np.where(num_defined[:, None] > 0, total / num_defined[:, None], np.nan)
+    work = len(columns) * sum(len(item.image) for item in matches)
+    resamples = affordable_resamples(bootstrap, work)
+    return measure_slices(make_slices(columns), measure, resamples, seed)
 
 
 def worst_images(
@@ -444,15 +271,20 @@ def worst_images(
         min_iou: overlap from which an object counts as found.
     """
     mistakes = []
-    confident = predictions.score >= min_score
-    for image_id in np.union1d(truth.image_id, predictions.image_id[confident]):
-        true_rows = np.flatnonzero(truth.image_id == image_id)
-        rows = np.flatnonzero((predictions.image_id == image_id) & confident)
+    strong = np.flatnonzero(predictions.score >= min_score)
+    images = np.union1d(truth.image_id, predictions.image_id[strong])
+    by_image = zip(
+        rows_by_image(truth.image_id, images),
+        rows_by_image(predictions.image_id[strong], images),
+        strict=True,
+    )
+    for (image_id, true_rows), (_, here) in by_image:
+        rows = strong[here]
         rows = rows[np.argsort(-predictions.score[rows], kind="stable")]
         correct, false, missed = _match_greedily(truth, predictions, true_rows, rows, min_iou)
         if false or missed:
             badness = float(predictions.score[list(false)].sum()) + len(missed)
-            mistakes.append(DetectionMistake(int(image_id), badness, false, missed, correct))
+            mistakes.append(DetectionMistake(image_id, badness, false, missed, correct))
     return tuple(sorted(mistakes, key=lambda item: (-item.badness, item.image_id)))
 
 
@@ -481,21 +313,3 @@ def _match_greedily(
         elif not (crowd & (overlap[i] >= min_iou)).any():
             false.append(int(row))
     return tuple(correct), tuple(false), tuple(int(row) for row in true_rows[free])
-
-
-def box_iou_xywh(
-    boxes: NDArray[Any], others: NDArray[Any], others_crowd: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
-    """[n, m] overlap of `boxes` [n, 4] with `others` [m, 4].
-
-    With a crowd the overlap is measured against the box alone, as COCO does.
-    """
-    end, other_end = boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:]
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(end[:, None], other_end[None])
-    shared = (high - low).clip(0).prod(axis=2)
-    area = boxes[:, 2:].prod(axis=1)[:, None]
-    union = area + others[:, 2:].prod(axis=1)[None] - shared
-    if others_crowd is not None:
-        union = np.where(others_crowd[None, :], area, union)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -1,4 +1,4 @@
-"""Words and boxes for pictures of mistakes."""
+"""Words and boxes for pictures of mistakes, and of labels that are likely wrong."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from components.evaluation.classification import ClassificationMistake
-from components.evaluation.detection import DetectionMistake, Predictions, TrueObjects
+from components.evaluation.detection import DetectionMistake
+from components.evaluation.detections import Predictions, TrueObjects
 from components.evaluation.multi_label import MultiLabelMistake
 from components.evaluation.pictures import Box, Kind, NamedLabel
+from components.evaluation.suspects import SuspectLabel, SuspectObject
+
+_SUSPECT_WORDS = {
+    "unlabelled": "not labelled",
+    "class": "of another class",
+    "unseen": "seen by no detection",
+}
 
 
 def describe_classification(
@@ -96,6 +104,70 @@ def mistake_boxes(
             label = classes[predictions.class_id[i]] if wrong else ""
             score = float(predictions.score[i]) if wrong else None
             boxes.append(Box(_xywh(predictions.boxes_xywh[i]), label, score, kind))
+    return boxes
+
+
+def describe_suspect_label(suspect: SuspectLabel, classes: Sequence[str]) -> tuple[str, str]:
+    """Title and detail of a label that is likely wrong."""
+    given, proposed = classes[suspect.given], classes[suspect.proposed]
+    sure = f"{100 * suspect.proposed_probability:.1f} %"
+    if suspect.given != suspect.proposed:
+        left = f"{100 * suspect.given_probability:.1f} % for {given}"
+        return f"labelled {given}, looks like {proposed}", f"{sure} for {proposed}; {left}"
+    if suspect.present:
+        return f"labelled {given}, which is not seen", f"{sure} that it is not there"
+    return f"not labelled {given}, which is seen", f"{sure} that it is there"
+
+
+def describe_suspect_objects(
+    suspects: Sequence[SuspectObject],
+    truth: TrueObjects,
+    predictions: Predictions,
+    classes: Sequence[str],
+) -> tuple[str, str]:
+    """Title and detail of an image's boxes that are likely wrong in the truth."""
+    counts = Counter(suspect.kind for suspect in suspects)
+    title = ", ".join(f"{count} {_SUSPECT_WORDS[kind]}" for kind, count in counts.items())
+    parts = []
+    for suspect in suspects:
+        given = classes[truth.class_id[suspect.object]] if suspect.object >= 0 else ""
+        if suspect.prediction < 0:
+            seen = f"{100 * suspect.weight:.0f} % of its kind are seen"
+            parts.append(f"{given}: {seen}")
+            continue
+        found = classes[predictions.class_id[suspect.prediction]]
+        name = f"{given} looks like {found}" if given else found
+        parts.append(f"{name}: score {suspect.weight:.2f}")
+    return title, "; ".join(parts)
+
+
+def suspect_boxes(
+    suspects: Sequence[SuspectObject],
+    image_truth: Iterable[int],
+    truth: TrueObjects,
+    predictions: Predictions,
+    classes: Sequence[str],
+) -> list[Box]:
+    """Boxes to draw: the image's truth without names, but for what is disputed.
+
+    Args:
+        suspects: of one image.
+        image_truth: rows of `truth` in that image.
+        truth, predictions: what the suspects point into.
+        classes: the C names.
+    """
+    disputed = {suspect.object: suspect.kind for suspect in suspects if suspect.object >= 0}
+    boxes = []
+    for row in image_truth:
+        name = classes[truth.class_id[row]] if row in disputed else ""
+        kind: Kind = "missed" if disputed.get(row) == "unseen" else "true"
+        boxes.append(Box(_xywh(truth.boxes_xywh[row]), name, None, kind))
+    for suspect in suspects:
+        if suspect.prediction >= 0:
+            row = suspect.prediction
+            found = int(predictions.class_id[row])
+            place = _xywh(predictions.boxes_xywh[row])
+            boxes.append(Box(place, classes[found], suspect.weight, "predicted", found))
     return boxes
 
 

@@ -5,7 +5,7 @@ Shapes: N images, C classes, R resamples, G groups of images that a class's prob
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from components.errors import DataError
-from components.evaluation.classification import (
-    Floats,
-    Interval,
+from components.evaluation.bootstrap import Floats, Interval, drawn_weights, percentile_interval
+from components.evaluation.calibration import (
+    before_temperature,
     calibration_bins,
-    percentile_interval,
+    expected_calibration_error,
 )
+from components.evaluation.classification import areas_under_roc
+from components.evaluation.slices import make_slices, measure_slices
 
 Bools = NDArray[np.bool_]
 
@@ -27,8 +29,6 @@ Bools = NDArray[np.bool_]
 MAIN_METRIC = "map"
 
 _CURVE_POINTS = 101  # of a precision-recall curve that is kept
-# Numbers held at once while resampling: keeps the bootstrap below about 100 MB.
-_CHUNK_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def evaluate_multi_label(
     thresholds: Sequence[float],
     *,
     split: str,
+    temperature: float = 1.0,
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> MultiLabelResult:
@@ -90,6 +92,8 @@ def evaluate_multi_label(
         classes: the C names.
         thresholds: C; a class is predicted where its probability is at least that.
         split: name of the images measured, for the record.
+        temperature: that the probabilities were made at; the calibration before it is told too.
+        columns: for slices, name to a value for each image.
         bootstrap: resamples for the 95 % intervals; 0 for none.
         seed: of the resampling.
 
@@ -100,10 +104,19 @@ def evaluate_multi_label(
     probabilities, truth = _checked(probabilities, targets, len(classes), len(thresholds), split)
     predicted = probabilities >= np.asarray(thresholds, dtype=np.float64)
     precision_of_class = average_precisions(probabilities, truth)
+    areas = areas_under_roc(probabilities, truth)
+    bins = calibration_bins(probabilities.ravel(), truth.ravel())
     headline = {
         MAIN_METRIC: float(np.nanmean(precision_of_class)),
         **label_figures(predicted, truth),
+        **({} if np.isnan(areas).all() else {"auroc": float(np.nanmean(areas))}),
+        "log_loss": label_log_loss(probabilities, truth),
+        "ece": expected_calibration_error(bins),
     }
+
+    def measure(images: NDArray[np.int64], weights: Floats) -> Floats:
+        return _mean_precision(probabilities[images], truth[images], weights.T)
+
     intervals = bootstrap_intervals(probabilities, predicted, truth, bootstrap, seed)
     figures: dict[str, Any] = {"split": split, "num_images": len(truth), **headline}
     if MAIN_METRIC in intervals:
@@ -116,13 +129,17 @@ def evaluate_multi_label(
         "classes": list(classes),
         "headline": headline,
         "intervals": {name: list(interval) for name, interval in intervals.items()},
-        "per_class": per_class_figures(predicted, truth, precision_of_class, thresholds, classes),
+        "per_class": per_class_figures(
+            predicted, truth, precision_of_class, areas, thresholds, classes
+        ),
         "precision_recall": {
             name: precision_recall_points(probabilities[:, i], truth[:, i])
             for i, name in enumerate(classes)
             if truth[:, i].any()
         },
-        "calibration": calibration_bins(probabilities.ravel(), truth.ravel()),
+        "calibration": bins,
+        "temperature": before_temperature(probabilities, truth, temperature),
+        "slices": measure_slices(make_slices(columns or {}), measure, bootstrap, seed),
         "mistakes": [],
     }
     return MultiLabelResult(
@@ -224,6 +241,13 @@ def label_figures(predicted: Bools, truth: Bools) -> dict[str, float]:
     }
 
 
+def label_log_loss(probabilities: Floats, truth: Bools) -> float:
+    """Mean binary cross-entropy over the N x C labels, in nats; below 2e-16 counts as that."""
+    of_truth = np.where(truth, probabilities, 1 - probabilities)
+    tiny = np.finfo(np.float64).eps
+    return float(-np.log(of_truth.clip(tiny, 1 - tiny)).mean())
+
+
 def _macro_f1(predicted: Bools, truth: Bools, weights: Floats) -> Floats:
     """[R] macro F1 under R weightings [N, R] of the images."""
     num_right = (predicted & truth).astype(np.float64).T @ weights  # [C, R]
@@ -241,11 +265,12 @@ def per_class_figures(
     predicted: Bools,
     truth: Bools,
     precision_of_class: Floats,
+    areas: Floats,
     thresholds: Sequence[float],
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Figures of each class: `ap`, None without images; precision, recall and F1 at `threshold`, 0
-    where undefined; `num_false` and `num_missed` labels.
+    """Figures of each class: `ap` and `auroc`, None without images; precision, recall and F1 at
+    `threshold`, 0 where undefined; `num_false` and `num_missed` labels.
     """
     num_right = (predicted & truth).sum(axis=0)
     num_predicted, num_images = predicted.sum(axis=0), truth.sum(axis=0)
@@ -254,6 +279,7 @@ def per_class_figures(
             "class": name,
             "num_images": int(num_images[i]),
             "ap": None if np.isnan(precision_of_class[i]) else float(precision_of_class[i]),
+            "auroc": None if np.isnan(areas[i]) else float(areas[i]),
             "threshold": float(thresholds[i]),
             "precision": _ratio(int(num_right[i]), int(num_predicted[i])),
             "recall": _ratio(int(num_right[i]), int(num_images[i])),
@@ -303,26 +329,18 @@ def bootstrap_intervals(
         "exact_match": (predicted == truth).all(axis=1),
         "wrong": (predicted != truth).sum(axis=1),
     }
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_NUMBERS // num_images)
     names = ("map", "macro_f1", "micro_f1", "exact_match", "hamming_loss")
     values: dict[str, list[Floats]] = {name: [] for name in names}
-    for start in range(0, num_resamples, chunk):
-        size = min(chunk, num_resamples - start)
-        drawn = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=size)
-        weights = np.ascontiguousarray(drawn.T, dtype=np.float64)  # [N, R]
+    for drawn in drawn_weights(num_images, num_resamples, seed):
+        weights = np.ascontiguousarray(drawn.T)  # [N, R]
         sums = {name: column @ weights for name, column in of_image.items()}
         values["map"].append(_mean_precision(probabilities, truth, weights))
         values["macro_f1"].append(_macro_f1(predicted, truth, weights))
         values["micro_f1"].append(2 * sums["right"] / np.maximum(sums["either"], 1))
         values["exact_match"].append(sums["exact_match"] / num_images)
         values["hamming_loss"].append(sums["wrong"] / (num_images * num_classes))
-    return {name: percentile_interval(_finite(parts)) for name, parts in values.items()}
-
-
-def _finite(parts: list[Floats]) -> Floats:
-    joined = np.concatenate(parts)
-    return joined[np.isfinite(joined)]
+    found = {name: percentile_interval(np.concatenate(parts)) for name, parts in values.items()}
+    return {name: interval for name, interval in found.items() if interval}
 
 
 def _mean_precision(probabilities: Floats, truth: Bools, weights: Floats) -> Floats:

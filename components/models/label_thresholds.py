@@ -1,4 +1,4 @@
-"""From which probability on a multi-label classifier says that a class is there.
+"""From which score on a class is said to be there.
 
 Shapes: N images, C classes.
 """
@@ -38,20 +38,29 @@ def best_f1_thresholds(
             f"probabilities {probabilities.shape} and targets {targets.shape} must both be [N, C]"
         )
     return tuple(
-        _best_f1_threshold(column, truth)
+        best_f1_threshold(column, truth, int(truth.sum()))
+        if truth.any() and not truth.all()
+        else DEFAULT
         for column, truth in zip(probabilities.T, targets.T, strict=True)
     )
 
 
-def _best_f1_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    if not truth.any() or truth.all():
-        return DEFAULT
-    order = np.argsort(-probabilities, kind="stable")
-    falling = probabilities[order]
-    # A cut falls behind the last of equal probabilities.
+def best_f1_threshold(
+    scores: NDArray[np.floating[Any]], right: NDArray[np.bool_], num_true: int
+) -> float:
+    """The threshold with the best F1, half way between two scores that occur.
+
+    Args:
+        scores: [n], each 0 to 1, one at least.
+        right: [n] whether what got that score is there.
+        num_true: how many there are, found or not.
+    """
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    # A cut falls behind the last of equal scores.
     cuts = np.flatnonzero(np.append(falling[:-1] != falling[1:], True))
-    num_right = np.cumsum(truth[order])[cuts]
-    f1 = 2 * num_right / (cuts + 1 + truth.sum())
+    num_right = np.cumsum(right[order])[cuts]
+    f1 = 2 * num_right / (cuts + 1 + num_true)
     best = int(cuts[int(f1.argmax())])
     below = falling[best + 1] if best + 1 < len(falling) else 0.0
     return float((falling[best] + below) / 2)

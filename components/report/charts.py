@@ -154,13 +154,16 @@ def precision_recall_chart(
 
 
 def calibration_chart(
-    bins: Sequence[Mapping[str, float]], words: tuple[str, str, str]
+    bins: Sequence[Mapping[str, float]],
+    words: tuple[str, str, str],
+    before: Sequence[Mapping[str, float]] = (),
 ) -> Chart | None:
     """Accuracy over confidence; the area of a point is its share of the images.
 
     Args:
         bins: `confidence`, `accuracy` and `count` of each.
         words: what confidence, accuracy and what is counted are called.
+        before: the bins without the model's temperature, for a line to compare with.
     """
     if not bins:
         return None
@@ -169,8 +172,12 @@ def calibration_chart(
     y = [item["accuracy"] for item in bins]
     sizes = [12 + 300 * item["count"] / total for item in bins]
 
+    legend = (LegendEntry("with its temperature", 0, False), LegendEntry("without", 1, True))
+    old = [[item[key] for item in before] for key in ("confidence", "accuracy")]
+
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
+        axes.plot(*old, "--", color=_SERIES[1], linewidth=1)
         axes.plot(x, y, color=_SERIES[0], linewidth=1)
         axes.scatter(x, y, s=sizes, color=_SERIES[0], alpha=0.75)
         axes.set(xlabel=words[0], ylabel=words[1], xlim=(0, 1.04), ylim=(0, 1.06))
@@ -179,7 +186,7 @@ def calibration_chart(
         f"{words[0].capitalize()} and {words[1]}; on the dotted line they agree, larger points "
         f"hold more {words[2]}"
     )
-    return Chart(_svg("calibration", caption, draw), caption)
+    return Chart(_svg("calibration", caption, draw), caption, legend if before else ())
 
 
 def confusion_chart(counts: Sequence[Sequence[int]]) -> Chart:

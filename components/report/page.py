@@ -20,6 +20,15 @@ from components.report.charts import (
 )
 from components.report.facts import Facts
 
+# What the kinds of a detector's errors are.
+ERROR_MEANINGS = {
+    "classification": "on an object, with another class's name",
+    "localisation": "right class, but the box overlaps the object too little (0.1 to 0.5)",
+    "both": "another class's name, and the box overlaps too little",
+    "duplicate": "a second box on an object that was found",
+    "background": "a box on nothing",
+    "missed": "an object that no detection is about",
+}
 # Larger matrices are drawn, smaller ones are tables with numbers.
 MAX_TABLE_CLASSES = 20
 MAX_FINDINGS = 100
@@ -32,7 +41,9 @@ LABELS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
+    "top_3_accuracy": "Top-3 accuracy",
     "top_5_accuracy": "Top-5 accuracy",
+    "auroc": "AUROC",
     "micro_f1": "Micro F1",
     "micro_precision": "Micro precision",
     "micro_recall": "Micro recall",
@@ -61,11 +72,28 @@ LABELS = {
     "ap": "AP",
     "ap_50": "AP50",
     "ap_75": "AP75",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "ar": "Recall",
     "recall_50": "Recall at IoU 0.5",
+    "threshold": "Threshold",
     "num_false": "False",
     "num_missed": "Missed",
 }
-_PERCENT = {"accuracy", "balanced_accuracy", "top_5_accuracy", "ece", "exact_match", "hamming_loss"}
+_PERCENT = {
+    "accuracy",
+    "balanced_accuracy",
+    "top_3_accuracy",
+    "top_5_accuracy",
+    "ece",
+    "exact_match",
+    "hamming_loss",
+}
+# Of a detector's classes: what holds at one confidence threshold, in a table of its own.
+POINT_COLUMNS = ("threshold", "precision", "recall", "f1", "num_false", "num_missed")
+# Slices that the page shows before a reader asks for more.
+NUM_SLICES = 8
 
 
 def render_page(facts: Facts) -> str:
@@ -94,6 +122,9 @@ def _view(facts: Facts) -> dict[str, Any]:
     train = facts.figures["train"]
     best_epoch = train.get("best_epoch")
     counts = evaluation.get("confusion")
+    columns = _columns(rows)
+    points = [name for name in POINT_COLUMNS if name in columns and facts.task == "detection"]
+    slices = _slice_rows(evaluation, main)
     findings = facts.validation.get("findings", [])
     return {
         "facts": facts,
@@ -110,7 +141,14 @@ def _view(facts: Facts) -> dict[str, Any]:
         "training": training_charts(facts.curves, best_epoch),
         "train": train,
         "per_class": rows,
-        "per_class_columns": _columns(rows),
+        "per_class_columns": [name for name in columns if name not in points],
+        "point_columns": points,
+        "slices": slices[:NUM_SLICES],
+        "more_slices": slices[NUM_SLICES:],
+        "errors": [
+            {**row, "meaning": ERROR_MEANINGS.get(row["kind"], "")}
+            for row in evaluation.get("errors", [])
+        ],
         "confusion": _confusion_rows(counts) if _fits_table(counts) else None,
         "confusion_chart": confusion_chart(counts) if counts and not _fits_table(counts) else None,
         "confusions": _frequent_confusions(counts or [], evaluation["classes"]),
@@ -124,8 +162,13 @@ def _view(facts: Facts) -> dict[str, Any]:
             ("probability", "share with the label", "labels")
             if multi_label
             else ("confidence", "accuracy", "images"),
+            evaluation.get("temperature", {}).get("calibration_before", []),
         ),
-        "mistakes": _mistakes(evaluation["mistakes"], facts.pictures),
+        "temperature": evaluation.get("temperature"),
+        "mistakes": _with_pictures(evaluation["mistakes"], facts.pictures, MAX_PICTURE_BYTES),
+        "suspects": _with_pictures(
+            evaluation.get("suspects", []), facts.pictures, MAX_PICTURE_BYTES // 2
+        ),
         "export": _export_rows(facts),
         "provenance": _provenance_rows(facts),
     }
@@ -198,15 +241,24 @@ def _frequent_confusions(
     return sorted(pairs, key=lambda pair: -pair["count"])[:most]
 
 
-def _mistakes(
-    mistakes: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]
+def _slice_rows(evaluation: Mapping[str, Any], main: str) -> list[dict[str, Any]]:
+    """Slices, the worst first; `below` where even the interval's upper end is below the whole."""
+    whole = evaluation["headline"].get(main)
+    return [
+        {**row, "below": whole is not None and row.get("high", whole) < whole}
+        for row in evaluation.get("slices", [])
+    ]
+
+
+def _with_pictures(
+    entries: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes], budget: int
 ) -> list[dict[str, Any]]:
-    names = [mistake["picture"] for mistake in mistakes]
-    smaller = shrink_pictures([pictures[name] for name in names])
+    """Entries with their pictures inside, `budget` bytes in all."""
+    smaller = shrink_pictures([pictures[entry["picture"]] for entry in entries], budget)
     shown = []
-    for mistake, (data, width, height) in zip(mistakes, smaller, strict=True):
+    for entry, (data, width, height) in zip(entries, smaller, strict=True):
         source = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
-        shown.append({**mistake, "source": source, "width": width, "height": height})
+        shown.append({**entry, "source": source, "width": width, "height": height})
     return shown
 
 

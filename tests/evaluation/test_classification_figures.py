@@ -9,13 +9,13 @@ import pytest
 from sklearn import metrics
 
 from components.errors import DataError
+from components.evaluation.bootstrap import mean_intervals
+from components.evaluation.calibration import calibration_bins, expected_calibration_error
 from components.evaluation.classification import (
     balanced_accuracy,
     bootstrap_intervals,
-    calibration_bins,
     confusion_counts,
     evaluate_classification,
-    expected_calibration_error,
 )
 
 
@@ -51,10 +51,19 @@ def test_figures_equal_scikit_learn(num_images, num_classes):
     assert figures["log_loss"] == pytest.approx(
         metrics.log_loss(targets, probabilities, labels=labels)
     )
-    assert ("top_5_accuracy" in figures) == (num_classes > 5)
-    if num_classes > 5:
-        assert figures["top_5_accuracy"] == pytest.approx(
-            metrics.top_k_accuracy_score(targets, probabilities, k=5, labels=labels)
+    for k in (3, 5):
+        assert (f"top_{k}_accuracy" in figures) == (num_classes > k)
+        if num_classes > k:
+            assert figures[f"top_{k}_accuracy"] == pytest.approx(
+                metrics.top_k_accuracy_score(targets, probabilities, k=k, labels=labels)
+            )
+    areas = [metrics.roc_auc_score(targets == i, probabilities[:, i]) for i in np.unique(targets)]
+    assert figures["auroc"] == pytest.approx(np.mean(areas))
+    shown = [row["auroc"] for row in result.details["per_class"] if "auroc" in row]
+    assert shown == pytest.approx(areas)
+    if len(areas) == num_classes > 2:
+        assert figures["auroc"] == pytest.approx(
+            metrics.roc_auc_score(targets, probabilities, multi_class="ovr")
         )
     assert result.details["confusion"] == (
         metrics.confusion_matrix(targets, predicted, labels=labels).tolist()
@@ -121,6 +130,15 @@ def test_bootstrap_equals_drawing_images_one_by_one():
     intervals = bootstrap_intervals(confusion, 20_000, seed=1)
     for name, values in drawn.items():
         assert intervals[name] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.02)
+
+
+def test_the_mean_of_a_figure_of_each_image_has_its_interval():
+    losses = np.random.default_rng(0).exponential(size=80)
+    rng = np.random.default_rng(1)
+    drawn = [losses[rng.integers(0, 80, 80)].mean() for _ in range(4000)]
+    got = mean_intervals({"log_loss": losses}, 4000, seed=2)
+    assert got["log_loss"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)
+    assert mean_intervals({"log_loss": losses}, 0, seed=2) == {}
 
 
 def test_bootstrap_is_seeded_and_can_be_left_out():

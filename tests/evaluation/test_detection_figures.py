@@ -6,16 +6,14 @@ import json
 
 import numpy as np
 import pytest
+from pycocotools_oracle import run_pycocotools
 
 from components.errors import DataError
 from components.evaluation import detection
-from components.evaluation.detection import (
-    Predictions,
-    TrueObjects,
-    box_iou_xywh,
-    evaluate_detection,
-    worst_images,
-)
+from components.evaluation.coco_figures import class_matches, resampled_map
+from components.evaluation.coco_matching import match_all
+from components.evaluation.detection import evaluate_detection, worst_images
+from components.evaluation.detections import Predictions, TrueObjects, box_iou_xywh
 
 
 def objects(*rows) -> TrueObjects:
@@ -187,16 +185,16 @@ def test_per_class_equals_the_loop_written_oracle(seed):
 def test_weighted_images_equal_pycocotools_on_repeated_images(seed):
     truth, predictions = random_case(seed)
     ids = np.arange(12)
-    coco = detection._run_coco(truth, predictions, ids, 3)
+    matches = class_matches(match_all(truth, predictions, ids, 3))
     rng = np.random.default_rng(seed)
     for draw in (ids, rng.integers(0, 12, 12), rng.integers(0, 12, 12)):
         weights = np.bincount(draw, minlength=12)[None].astype(float)
-        got = detection.resampled_map(detection._class_matches(coco), weights, coco.params.recThrs)
+        got = resampled_map(matches, weights)
         true_parts = [(new, np.flatnonzero(truth.image_id == old)) for new, old in enumerate(draw)]
         parts = [(new, np.flatnonzero(predictions.image_id == old)) for new, old in enumerate(draw)]
         true_rows = np.concatenate([rows for _, rows in true_parts])
         rows = np.concatenate([rows for _, rows in parts])
-        repeated = detection._run_coco(
+        repeated = run_pycocotools(
             TrueObjects(
                 np.concatenate([np.full(len(rows), new) for new, rows in true_parts]),
                 truth.class_id[true_rows],
@@ -234,9 +232,7 @@ def test_resamples_are_capped(monkeypatch):
     monkeypatch.setattr(detection, "MAX_BOOTSTRAP_WORK", 1)
     sizes = []
     real = detection.resampled_map
-    monkeypatch.setattr(
-        detection, "resampled_map", lambda m, w, r: sizes.append(len(w)) or real(m, w, r)
-    )
+    monkeypatch.setattr(detection, "resampled_map", lambda m, w: sizes.append(len(w)) or real(m, w))
     evaluate_detection(truth, predictions, range(12), "abc", split="test", bootstrap=5000)
     assert sum(sizes) == 200
 

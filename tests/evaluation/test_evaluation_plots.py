@@ -7,7 +7,8 @@ import csv
 import numpy as np
 
 from components.evaluation.classification import evaluate_classification
-from components.evaluation.detection import Predictions, TrueObjects, evaluate_detection
+from components.evaluation.detection import evaluate_detection
+from components.evaluation.detections import Predictions, TrueObjects
 from components.evaluation.plots import write_classification_plots, write_detection_plots
 
 

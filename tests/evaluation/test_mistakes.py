@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from components.evaluation.classification import ClassificationMistake
-from components.evaluation.detection import Predictions, TrueObjects, worst_images
+from components.evaluation.detection import worst_images
+from components.evaluation.detections import Predictions, TrueObjects
 from components.evaluation.mistakes import (
     describe_classification,
     describe_detection,

@@ -46,6 +46,14 @@ def scikit_learn(probabilities, truth, thresholds) -> dict[str, float]:
     }
 
 
+def scikit_learn_of_probabilities(probabilities, truth) -> dict[str, float]:
+    mixed = truth.any(axis=0) & ~truth.all(axis=0)
+    return {
+        "auroc": metrics.roc_auc_score(truth[:, mixed], probabilities[:, mixed]),
+        "log_loss": metrics.log_loss(truth.ravel(), probabilities.ravel().astype(float)),
+    }
+
+
 @pytest.mark.parametrize(
     ("num_images", "num_classes", "decimals"),
     [(200, 6, 8), (150, 3, 1), (8, 12, 8), (40, 2, 0)],
@@ -59,7 +67,8 @@ def test_figures_equal_scikit_learn(num_images, num_classes, decimals):
         probabilities, truth, classes, thresholds, split="test", bootstrap=20
     )
     wanted = scikit_learn(probabilities, truth, thresholds)
-    assert result.details["headline"] == pytest.approx(wanted)
+    wanted |= scikit_learn_of_probabilities(probabilities, truth)
+    assert {**result.details["headline"], "ece": 0} == pytest.approx({**wanted, "ece": 0})
     assert {name: result.figures[name] for name in wanted} == pytest.approx(wanted)
     assert (result.figures["split"], result.figures["num_images"]) == ("test", num_images)
     predicted = probabilities >= thresholds

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from components.evaluation.classification import evaluate_classification
-from components.evaluation.detection import Predictions, TrueObjects, evaluate_detection
+from components.evaluation.detection import evaluate_detection
+from components.evaluation.detections import Predictions, TrueObjects
 from components.evaluation.mistakes import (
     describe_classification,
     describe_detection,
@@ -138,7 +139,15 @@ def _classification(layout, objects, measured, classes, num_mistakes, rng):
     logits[np.arange(len(targets)), targets] += 4
     odds = np.exp(logits)
     probabilities = odds / odds.sum(1, keepdims=True)
-    result = evaluate_classification(probabilities, targets, classes, split="test", bootstrap=200)
+    result = evaluate_classification(
+        probabilities,
+        targets,
+        classes,
+        split="test",
+        temperature=1.37,
+        columns=_some_columns(len(targets), rng),
+        bootstrap=200,
+    )
     for rank, mistake in enumerate(result.mistakes[:num_mistakes]):
         title, detail = describe_classification(mistake, classes)
         picture = draw_caption(
@@ -167,7 +176,16 @@ def _detection(layout, objects, measured, classes, num_mistakes, rng):
         np.concatenate([rng.beta(5, 2, kept.sum()), rng.beta(2, 4, extra.sum())]),
         np.concatenate([near[kept], near[extra] + 9]),
     )
-    result = evaluate_detection(truth, predictions, measured, classes, split="test", bootstrap=100)
+    result = evaluate_detection(
+        truth,
+        predictions,
+        measured,
+        classes,
+        split="test",
+        thresholds=[0.4] * len(classes),
+        columns=_some_columns(len(measured), rng),
+        bootstrap=100,
+    )
     for rank, mistake in enumerate(result.mistakes[:num_mistakes]):
         title, detail = describe_detection(mistake, truth, predictions, classes)
         drawn = mistake_boxes(mistake, truth, predictions, classes)
@@ -176,8 +194,20 @@ def _detection(layout, objects, measured, classes, num_mistakes, rng):
     return result.figures, result.details
 
 
+def _some_columns(count, rng):
+    return {
+        "brightness": rng.uniform(90, 190, count),
+        "camera": rng.choice(["north <gate>", "south gate", "yard & hall"], count),
+        "folder": rng.choice(["2021/spring", "2021/autumn", "2022"], count),
+    }
+
+
 def _add(layout, details, rank, picture, title, detail):
     name = f"mistake-{rank:03d}.jpg"
+    if rank == 0:
+        save_jpeg(layout.evaluation / "suspect_00.jpg", picture)
+        suspect = {"picture": "suspect_00.jpg", "path": "val/1.jpg", "title": "labelled <hat>"}
+        details["suspects"] = [{**suspect, "detail": "97.1 % for shoes"}]
     save_jpeg(layout.evaluation / name, picture)
     path = f"test/BloodImage_{rank:05d}.jpg"
     details["mistakes"].append({"picture": name, "path": path, "title": title, "detail": detail})

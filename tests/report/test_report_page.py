@@ -88,6 +88,33 @@ def test_nothing_is_loaded_from_outside(made):
     assert "default-src 'none'" in text
 
 
+def section(text: str, name: str) -> str:
+    return text.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def test_slices_stand_worst_first_with_counts_and_intervals(made):
+    _, _, text = made
+    part = section(text, "slices")
+    figures = re.findall(r"<td>(\d+)</td><td>([\d.]+)(?: %)?</td><td>[\d.]+.*? to [\d.]+", part)
+    values = [float(value) for _, value in figures]
+    assert len(values) >= 8 and values == sorted(values)
+    assert all(int(count) >= 10 for count, _ in figures)
+    assert "north &lt;gate&gt;" in part and "<gate>" not in part
+
+
+def test_errors_thresholds_temperature_and_suspects_are_told(made):
+    task, _, text = made
+    assert "labelled &lt;hat&gt;" in section(text, "suspects")
+    if task == "classification":
+        part = section(text, "calibration")
+        assert "1.37" in part and "without" in part
+        return
+    part = section(text, "errors")
+    gains = [float(gain) for gain in re.findall(r"<td>(-?[\d.]+)</td></tr>", part)]
+    assert len(gains) == 6 and gains == sorted(gains, reverse=True)
+    assert section(text, "classes").count("<td>0.400</td>") == len(CLASSES["detection"])
+
+
 def test_structure(made):
     task, _, text = made
     found = outline(text)
@@ -101,11 +128,16 @@ def test_structure(made):
         "data",
         "training",
         "classes",
+        "slices",
         "mistakes",
+        "suspects",
         "export",
         "provenance",
     }
-    own = {"classification": {"confusion", "calibration"}, "detection": {"precision-recall"}}
+    own = {
+        "classification": {"confusion", "calibration"},
+        "detection": {"precision-recall", "errors"},
+    }
     assert sections | own[task] == {name for name in found.ids if f'<section id="{name}"' in text}
     assert found.levels[0] == 1 and found.levels.count(1) == 1
     steps = zip(found.levels, found.levels[1:], strict=False)
@@ -203,7 +235,8 @@ def test_sections_without_facts_are_left_out(tmp_path):
     details = read_json(path)
     for name in ("confusion", "calibration"):
         del details[name]
-    write_json(path, {**details, "intervals": {}, "mistakes": []})
+    absent = {"intervals": {}, "mistakes": [], "suspects": [], "slices": []}
+    write_json(path, {**details, **absent})
     validation = read_json(layout.validation)
     write_json(layout.validation, {**validation, "findings": [], "num_warnings": 0})
     (layout.plots / "train.csv").unlink()
@@ -211,7 +244,7 @@ def test_sections_without_facts_are_left_out(tmp_path):
     report(params, layout)
     text = layout.page.read_text(encoding="utf-8")
     outline(text)
-    for name in ("confusion", "calibration", "training", "mistakes"):
+    for name in ("confusion", "calibration", "training", "mistakes", "suspects", "slices"):
         assert f'id="{name}"' not in text and f'href="#{name}"' not in text
     assert "None: the data passed every check." in text
     assert "95&nbsp;% interval" not in text
@@ -222,6 +255,7 @@ def test_an_evaluation_without_objects_says_so(tmp_path):
     path = layout.evaluation / "details.json"
     rows = [{"class": name, "num_objects": 0} for name in CLASSES["detection"]]
     empty = {"headline": {}, "intervals": {}, "per_class": rows, "precision_recall": {}}
+    empty |= {"errors": [], "slices": []}
     write_json(path, {**read_json(path), **empty, "mistakes": []})
     report(params, layout)
     assert "hold no object" in layout.page.read_text(encoding="utf-8")
