@@ -15,10 +15,9 @@ from scipy import sparse
 from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
 
 from components.errors import DataError
+from components.evaluation.resampling import Floats, Interval, percentile_interval
 
-Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
-Interval = tuple[float, float]
 
 # The metric that decides, and the one `metrics/evaluate.json` gives an interval of.
 MAIN_METRIC = "accuracy"
@@ -283,12 +282,6 @@ def _mean_where(numerator: Floats, denominator: Floats) -> Floats:
     present = denominator > 0
     ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=present)
     return ratio.sum(axis=1) / present.sum(axis=1)
-
-
-def percentile_interval(values: Floats) -> Interval:
-    """The 2.5 % and 97.5 % quantiles of `values` [R]."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def most_confident_mistakes(

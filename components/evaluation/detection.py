@@ -1,7 +1,7 @@
 """The COCO family: figures of a detector, the numbers themselves by pycocotools.
 
-Shapes: G true objects, D predictions, I images, C classes, T the 10 IoU thresholds 0.50 … 0.95,
-R resamples. Boxes are `xywh` in pixels of the original images, origin top left.
+Shapes: G true objects, D predictions, I images, C classes, T the 10 IoU thresholds 0.50 … 0.95.
+Boxes are `xywh` in pixels of the original images, origin top left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from components.errors import DataError
-from components.evaluation.classification import Interval, percentile_interval
+from components.evaluation.detection_resampling import (
+    ClassMatches,
+    bootstrap_intervals,
+    class_matches,
+)
 
 # The metric that decides.
 MAIN_METRIC = "map"
@@ -38,11 +42,6 @@ COCO_NAMES = (
     "mar_medium",
     "mar_large",
 )
-
-# Resamples times predictions: about three seconds on one core.
-MAX_BOOTSTRAP_WORK = 100_000_000
-# Numbers held at once while resampling: keeps the bootstrap below about 200 MB.
-_CHUNK_NUMBERS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -141,11 +140,13 @@ class DetectionResult:
         details: for `reports/evaluation/details.json`; `mistakes` stays empty
             until pictures are drawn.
         mistakes: every image with a mistake, the worst first.
+        matches: of every class with objects, to be counted anew under other weights of the images.
     """
 
     figures: dict[str, Any]
     details: dict[str, Any]
     mistakes: tuple[DetectionMistake, ...]
+    matches: tuple[ClassMatches, ...]
 
 
 def evaluate_detection(
@@ -180,7 +181,8 @@ def evaluate_detection(
     headline = {
         name: float(value) for name, value in zip(COCO_NAMES, coco.stats, strict=True) if value >= 0
     }
-    intervals = bootstrap_intervals(coco, bootstrap, seed)
+    matches = class_matches(coco)
+    intervals = bootstrap_intervals(matches, len(ids), bootstrap, seed)
     figures: dict[str, Any] = {"split": split, "num_images": len(ids), **headline}
     for name, (low, high) in intervals.items():
         figures[f"{name}_low"], figures[f"{name}_high"] = low, high
@@ -195,7 +197,7 @@ def evaluate_detection(
         "precision_recall": _precision_recall(coco, classes),
         "mistakes": [],
     }
-    return DetectionResult(figures, details, worst_images(truth, predictions))
+    return DetectionResult(figures, details, worst_images(truth, predictions), matches)
 
 
 def _check_ids(
@@ -293,136 +295,6 @@ def _precision_recall(coco: Any, classes: Sequence[str]) -> dict[str, list[list[
         for i, name in enumerate(classes)
         if (precision[:, i] > -1).all()
     }
-
-
-def bootstrap_intervals(coco: Any, num_resamples: int, seed: int) -> dict[str, Interval]:
-    """95 % intervals of `map` and `map_50` by bootstrap over images.
-
-    Matching is done within an image, so COCOeval's matches are used again and only counted
-    otherwise: an image drawn n times weighs n. The numbers equal those of a COCOeval run on the
-    resampled images (but for the order of equal scores in different images).
-
-    Args:
-        coco: a COCOeval that has run.
-        num_resamples: resamples wanted; at most `MAX_BOOTSTRAP_WORK` / predictions are taken, but
-            200 at least.
-        seed: the same seed gives the same intervals.
-
-    Returns:
-        Name to (low, high), the 2.5 % and 97.5 % quantiles; empty without resamples or objects.
-    """
-    matches = _class_matches(coco)
-    if num_resamples == 0 or not matches:
-        return {}
-    num_predictions = max(1, sum(len(item.image) for item in matches))
-    num_resamples = min(num_resamples, max(200, MAX_BOOTSTRAP_WORK // num_predictions))
-    num_images = len(coco.params.imgIds)
-    rng = np.random.default_rng(seed)
-    largest = max(num_images, *(len(item.image) for item in matches))
-    chunk = max(1, _CHUNK_NUMBERS // largest)
-    maps: list[NDArray[np.float64]] = []
-    for start in range(0, num_resamples, chunk):
-        size = min(chunk, num_resamples - start)
-        weights = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=size)
-        maps.append(resampled_map(matches, weights.astype(np.float64), coco.params.recThrs))
-    values = np.concatenate(maps)  # [R, T]; NaN where a resample holds no object
-    values = values[~np.isnan(values).any(axis=1)]
-    if not len(values):
-        return {}
-    return {
-        "map": percentile_interval(values.mean(axis=1)),
-        "map_50": percentile_interval(values[:, 0]),
-    }
-
-
-@dataclass(frozen=True)
-class _ClassMatches:
-    """COCOeval's matches of one class over all images, the best score first.
-
-    Args:
-        image: [D] position of the image among those measured.
-        right: [T, D] matched to an object that counts.
-        counted: [T, D] right or wrong; False for matches with a crowd.
-        num_objects: [I] objects that count.
-    """
-
-    image: NDArray[np.int64]
-    right: NDArray[np.bool_]
-    counted: NDArray[np.bool_]
-    num_objects: NDArray[np.float64]
-
-
-def _class_matches(coco: Any) -> list[_ClassMatches]:
-    """Matches of every class that has objects, at any area and the largest number of detections."""
-    params = coco.params
-    num_images, num_areas = len(params.imgIds), len(params.areaRng)
-    max_detections = params.maxDets[-1]
-    found = []
-    for k in range(len(params.catIds)):
-        start = k * num_areas * num_images  # evalImgs is ordered by class, area, image
-        cells = coco.evalImgs[start : start + num_images]  # area 0 is "all"
-        num_objects = np.zeros(num_images)
-        image, score, matched, ignored = [], [], [], []
-        for i, cell in enumerate(cells):
-            if cell is None:
-                continue
-            num_objects[i] = np.count_nonzero(np.asarray(cell["gtIgnore"]) == 0)
-            scores = np.asarray(cell["dtScores"][:max_detections], dtype=np.float64)
-            image.append(np.full(len(scores), i))
-            score.append(scores)
-            matched.append(np.asarray(cell["dtMatches"])[:, :max_detections] > 0)
-            ignored.append(np.asarray(cell["dtIgnore"])[:, :max_detections] > 0)
-        if not num_objects.any():
-            continue
-        order = np.argsort(-np.concatenate(score), kind="stable")
-        counted = ~np.concatenate(ignored, axis=1)[:, order]
-        right = np.concatenate(matched, axis=1)[:, order] & counted
-        found.append(_ClassMatches(np.concatenate(image)[order], right, counted, num_objects))
-    return found
-
-
-def resampled_map(
-    matches: Sequence[_ClassMatches],
-    weights: NDArray[np.float64],
-    recall_points: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """[R, T] mean AP over classes when image i counts `weights[r, i]` times.
-
-    Args:
-        matches: of every class with objects.
-        weights: [R, I] how often each image was drawn.
-        recall_points: the recalls at which precision is read, ascending.
-
-    Returns:
-        NaN for a resample in which no class has an object.
-    """
-    num_thresholds = len(matches[0].right)
-    total = np.zeros((len(weights), num_thresholds))
-    num_defined = np.zeros(len(weights))
-    for item in matches:
-        num_objects = weights @ item.num_objects  # [R]
-        defined = num_objects > 0
-        drawn = weights[:, item.image]  # [R, D]
-        so_far: dict[bytes, NDArray[np.float64]] = {}
-        for t in range(num_thresholds):
-            # Without crowds all thresholds share this sum.
-            key = item.counted[t].tobytes()
-            if key not in so_far:
-                so_far = {key: np.cumsum(drawn * item.counted[t], axis=1)}
-            # Interpolated precision changes at right detections only.
-            rows = np.flatnonzero(item.right[t])
-            if not len(rows):
-                continue
-            num_right = np.cumsum(drawn[:, rows], axis=1)
-            precision = num_right / np.maximum(so_far[key][:, rows], 1)
-            envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-            recall = num_right / np.maximum(num_objects, 1)[:, None]
-            reached = np.searchsorted(recall_points, recall, side="right")
-            new = np.diff(reached, axis=1, prepend=0)
-            total[:, t] += np.where(defined, (envelope * new).sum(axis=1) / len(recall_points), 0)
-        num_defined += defined
-    with np.errstate(invalid="ignore"):
-        return np.where(num_defined[:, None] > 0, total / num_defined[:, None], np.nan)
 
 
 def worst_images(

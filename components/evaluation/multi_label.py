@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from components.errors import DataError
-from components.evaluation.classification import (
+from components.evaluation.classification import calibration_bins
+from components.evaluation.resampling import (
     Floats,
     Interval,
-    calibration_bins,
+    image_weights,
+    mean_defined,
     percentile_interval,
 )
 
@@ -164,13 +166,13 @@ def average_precisions(probabilities: Floats, truth: Bools) -> NDArray[np.float6
         probabilities: [N, C].
         truth: [N, C].
     """
-    weights = np.ones((len(truth), 1))
-    return np.array(
-        [
-            _weighted_precision(column, true, weights)[0]
-            for column, true in zip(probabilities.T, truth.T, strict=True)
-        ]
-    )
+    return class_precisions(probabilities, truth, np.ones((len(truth), 1)))[0]
+
+
+def class_precisions(probabilities: Floats, truth: Bools, weights: Floats) -> NDArray[np.float64]:
+    """[R, C] `average_precisions` under R weightings [N, R] of the images."""
+    columns = zip(probabilities.T, truth.T, strict=True)
+    return np.stack([_weighted_precision(*column, weights) for column in columns], axis=1)
 
 
 def _weighted_precision(
@@ -303,16 +305,13 @@ def bootstrap_intervals(
         "exact_match": (predicted == truth).all(axis=1),
         "wrong": (predicted != truth).sum(axis=1),
     }
-    rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_NUMBERS // num_images)
     names = ("map", "macro_f1", "micro_f1", "exact_match", "hamming_loss")
     values: dict[str, list[Floats]] = {name: [] for name in names}
-    for start in range(0, num_resamples, chunk):
-        size = min(chunk, num_resamples - start)
-        drawn = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=size)
-        weights = np.ascontiguousarray(drawn.T, dtype=np.float64)  # [N, R]
+    for drawn in image_weights(num_images, num_resamples, seed, chunk):
+        weights = np.ascontiguousarray(drawn.T)  # [N, R]
         sums = {name: column @ weights for name, column in of_image.items()}
-        values["map"].append(_mean_precision(probabilities, truth, weights))
+        values["map"].append(mean_defined(class_precisions(probabilities, truth, weights)))
         values["macro_f1"].append(_macro_f1(predicted, truth, weights))
         values["micro_f1"].append(2 * sums["right"] / np.maximum(sums["either"], 1))
         values["exact_match"].append(sums["exact_match"] / num_images)
@@ -323,16 +322,6 @@ def bootstrap_intervals(
 def _finite(parts: list[Floats]) -> Floats:
     joined = np.concatenate(parts)
     return joined[np.isfinite(joined)]
-
-
-def _mean_precision(probabilities: Floats, truth: Bools, weights: Floats) -> Floats:
-    """[R] mean over the classes that have images left of their average precision."""
-    total, present = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-    for column, true in zip(probabilities.T, truth.T, strict=True):
-        found = _weighted_precision(column, true, weights)
-        total += np.nan_to_num(found)
-        present += np.isfinite(found)
-    return np.divide(total, present, out=np.full_like(total, np.nan), where=present > 0)
 
 
 def surest_mistakes(

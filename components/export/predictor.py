@@ -26,6 +26,8 @@ class OnnxPredictor:
         metadata: all that the file says of itself.
         task: `classification` or `detection`.
         classes: names by class id.
+        image_size: (height, width) of the input, pixels.
+        resize, crop_fraction: how images come to that size; see `components.data.geometry`.
         thresholds: of a multi-label classifier, by class, the probability from which on it is
             there; None for any other model.
 
@@ -64,8 +66,8 @@ class OnnxPredictor:
                 )
         height, width = json.loads(self.metadata["image_size"])
         self.image_size: tuple[int, int] = (height, width)
-        self._resize: Any = self.metadata["resize"]
-        self._crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
+        self.resize: Any = self.metadata["resize"]
+        self.crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Raw outputs of the graph for uint8 images [B, H, W, 3] of the model's size."""
@@ -90,7 +92,7 @@ class OnnxPredictor:
         if not images:
             return []
         inputs, scales = zip(
-            *(to_input(i, self.image_size, self._resize, self._crop_fraction) for i in images),
+            *(to_input(i, self.image_size, self.resize, self.crop_fraction) for i in images),
             strict=True,
         )
         outputs = self.run(np.stack(inputs))

@@ -9,6 +9,7 @@ import pytest
 
 from components.errors import DataError
 from components.evaluation import detection
+from components.evaluation import detection_resampling as resampling
 from components.evaluation.detection import (
     Predictions,
     TrueObjects,
@@ -191,7 +192,7 @@ def test_weighted_images_equal_pycocotools_on_repeated_images(seed):
     rng = np.random.default_rng(seed)
     for draw in (ids, rng.integers(0, 12, 12), rng.integers(0, 12, 12)):
         weights = np.bincount(draw, minlength=12)[None].astype(float)
-        got = detection.resampled_map(detection._class_matches(coco), weights, coco.params.recThrs)
+        got = resampling.resampled_map(resampling.class_matches(coco), weights)
         true_parts = [(new, np.flatnonzero(truth.image_id == old)) for new, old in enumerate(draw)]
         parts = [(new, np.flatnonzero(predictions.image_id == old)) for new, old in enumerate(draw)]
         true_rows = np.concatenate([rows for _, rows in true_parts])
@@ -231,11 +232,11 @@ def test_intervals_hold_the_figure_and_are_seeded():
 
 def test_resamples_are_capped(monkeypatch):
     truth, predictions = random_case(1)
-    monkeypatch.setattr(detection, "MAX_BOOTSTRAP_WORK", 1)
+    monkeypatch.setattr(resampling, "MAX_BOOTSTRAP_WORK", 1)
     sizes = []
-    real = detection.resampled_map
+    real = resampling.resampled_map
     monkeypatch.setattr(
-        detection, "resampled_map", lambda m, w, r: sizes.append(len(w)) or real(m, w, r)
+        resampling, "resampled_map", lambda m, w: sizes.append(len(w)) or real(m, w)
     )
     evaluate_detection(truth, predictions, range(12), "abc", split="test", bootstrap=5000)
     assert sum(sizes) == 200
