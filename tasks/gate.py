@@ -247,11 +247,11 @@ def table_lines(verdict: dict[str, Any]) -> list[str]:
         said = rule["outcome"] + (f": {rule['note']}" if rule["note"] else "")
         shown.append([rule["rule"], rule["about"], found, rule["limit"], said])
     lines += _aligned(shown)
-    return [*lines, "", outcome_line(verdict)]
+    return [*lines, "", outcome_text(verdict)]
 
 
-def outcome_line(verdict: dict[str, Any]) -> str:
-    """What was decided, and why, in a line."""
+def outcome_text(verdict: dict[str, Any]) -> str:
+    """What was decided, and a line for each rule that failed."""
     whole, metric = verdict["figures"]["all"], verdict["figures"]["metric"]
     found = f"{metric} {whole['challenger']:.4f}"
     if whole["gain"] is not None:
@@ -260,7 +260,7 @@ def outcome_line(verdict: dict[str, Any]) -> str:
             f"({whole['low']:+.4f} to {whole['high']:+.4f})"
         )
     reasons = verdict["reasons"]
-    why = f"; {len(reasons)} rules failed: " + "; ".join(reasons) if reasons else ""
+    why = "".join(f"\n  failed: {reason}" for reason in reasons)
     return f"gate: {verdict['outcome']}: {found}{why}"
 
 
