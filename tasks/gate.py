@@ -141,7 +141,7 @@ def _image_table(layout: Layout, images: TestImages) -> Any:
     store = images.store
     about = store.index.iloc[images.rows]
     if not (layout.tables / "dataset.json").exists():
-        return about  # no columns of the user's
+        return about[["image_id"]]  # no columns of the user's
     found = read_json(layout.tables / "dataset.json").get("fingerprint")
     if found != store.info.fingerprint:
         raise DataError(

@@ -128,13 +128,12 @@ class Registry:
             RegistryError: tracked files are changed; DVC's outputs are not those of the commit; the
                 commit names no model; or a push failed. Nothing is registered then.
         """
-        commit = git(self.root, "rev-parse", "--verify", "HEAD^{commit}").strip()
+        commit = self._head()
         changed = git(self.root, "status", "--porcelain", "--untracked-files=no").splitlines()
         if changed:
-            names = ", ".join(line[3:] for line in changed[:5])
+            names = ", ".join(line[3:] for line in changed[:5]) + (", …" if changed[5:] else "")
             raise RegistryError(
-                f"not as in the last commit: {names}{', …' if len(changed) > 5 else ''}; commit that "
-                "first, since a version is a commit"
+                f"not as in the last commit: {names}; commit that first: a version is a commit"
             )
         known = self.versions()
         for version in known:
@@ -239,6 +238,12 @@ class Registry:
         except yaml.YAMLError as error:
             raise RegistryError(f"{path} in {commit[:7]}: not valid YAML: {error}") from None
         return tree if isinstance(tree, dict) else {}
+
+    def _head(self) -> str:
+        try:
+            return git(self.root, "rev-parse", "--verify", "HEAD^{commit}").strip()
+        except RegistryError:
+            raise RegistryError("there is no commit yet, and a version is a commit") from None
 
     def _before(self, stage: str) -> Version | None:
         """What a rollback of a stage leads to."""
