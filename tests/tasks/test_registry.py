@@ -311,15 +311,15 @@ def test_with_dvc_and_gto(tmp_path):
         git(root, "commit", "-qm", content)
         registry.promote(registry.register().name)
 
-    from gto.api import _show_artifacts  # what `gto show` prints
+    from gto.api import show  # what `gto show` prints
 
     def in_production() -> tuple[str, str]:
         shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
         (tmp_path / "elsewhere").mkdir()
         words = ("artifacts", "get", str(root), "model", "--stage", "production", "-o", "got")
         dvc(*words, cwd=tmp_path / "elsewhere")
-        (row,) = _show_artifacts(str(root))
-        return (tmp_path / "elsewhere" / "got").read_text(), row["#production"]
+        version = show(str(root))["model"]["stage"]["production"]
+        return (tmp_path / "elsewhere" / "got").read_text(), version
 
     assert in_production() == ("two\n", "v1.1.0")
     registry.rollback()
