@@ -120,7 +120,7 @@ def _images_per_class(images: TestImages) -> dict[int, int]:
             "cannot be compared: choose another evaluate.split, or change the data's splits"
         )
     counted = table.groupby("class_id")["image_id"].nunique()
-    return {int(class_id): int(count) for class_id, count in sorted(counted.items())}
+    return dict(zip(counted.index.tolist(), counted.tolist(), strict=True))
 
 
 def _trivial(metric: str, counts: dict[int, int], images: TestImages) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluation.resampling import (
+    Floats,
     Interval,
     image_weights,
     mean_defined,
@@ -129,16 +130,12 @@ def bootstrap_intervals(
     }
 
 
-def resampled_map(
-    matches: Sequence[ClassMatches], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def resampled_map(matches: Sequence[ClassMatches], weights: Floats) -> NDArray[np.float64]:
     """[R, T] mean over classes of `resampled_precisions`; NaN where no class has an object."""
     return mean_defined(resampled_precisions(matches, weights), axis=1)
 
 
-def resampled_precisions(
-    matches: Sequence[ClassMatches], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def resampled_precisions(matches: Sequence[ClassMatches], weights: Floats) -> NDArray[np.float64]:
     """[R, C, T] average precision when image i counts `weights[r, i]` times.
 
     Args:
@@ -153,7 +150,7 @@ def resampled_precisions(
     for k, item in enumerate(matches):
         num_objects = weights @ item.num_objects  # [R]
         drawn = weights[:, item.image]  # [R, D]
-        so_far: dict[bytes, NDArray[np.float64]] = {}
+        so_far: dict[bytes, Floats] = {}
         for t in range(num_thresholds):
             # Without crowds all thresholds share this sum.
             key = item.counted[t].tobytes()
