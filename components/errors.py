@@ -6,6 +6,7 @@
     ├── ModelError       a backbone, a weights file, settings that do not fit the weights
     ├── TrainingError    a training that cannot go on, or that learnt nothing
     ├── ExportError      an ONNX file that does not do what the PyTorch model does
+    ├── RegistryError    a model version that cannot be registered, found or moved
     └── WriteError       no room on the disk, or no permission
 
 A message names the file, the field, the value and what would be accepted. Commands print it alone,
@@ -36,6 +37,10 @@ class TrainingError(TimmflowError):
 
 class ExportError(TimmflowError):
     """An exported file that is not equal to the model it came from."""
+
+
+class RegistryError(TimmflowError):
+    """A model version that cannot be registered, found or moved to a stage."""
 
 
 class WriteError(TimmflowError):

@@ -196,6 +196,7 @@ def _evaluate_detector(
     from components.evaluation.operating_points import best_thresholds
     from components.evaluation.pictures import draw_boxes
     from components.evaluation.plots import write_detection_plots
+    from components.evaluation.prepared import predicted_objects, true_objects
 
     settings, classes = params.evaluate, store.info.classes
     rows, count = _held_out(store, split)
@@ -265,46 +266,6 @@ def _suspect_pictures(
         words = describe_suspect_objects(suspects, truth, predictions, classes)
         pictures.append((row, picture, *words))
     return pictures
-
-
-def true_objects(store: PreparedStore, rows: np.ndarray) -> TrueObjects:
-    """The objects of some images, in original pixels, crowds too."""
-    from components.evaluation.detections import TrueObjects
-
-    image_ids = store.index["image_id"].to_numpy()[rows]
-    table = store.objects[store.objects["image_id"].isin(image_ids)]
-    return TrueObjects(
-        table["image_id"].to_numpy(),
-        table["class_id"].to_numpy(),
-        table[["x", "y", "width", "height"]].to_numpy(),
-        table["area"].to_numpy(),
-        table["is_crowd"].to_numpy(),
-    )
-
-
-def predicted_objects(
-    store: PreparedStore, outputs: Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]
-) -> Predictions:
-    """Detections of batches of rows, from input pixels to original pixels, clipped to the image."""
-    import numpy as np
-
-    from components.evaluation.detections import Predictions
-
-    image_ids = store.index["image_id"].to_numpy()
-    originals = store.index[["original_width", "original_height"]].to_numpy(np.float64)
-    found: list[tuple[Any, ...]] = []
-    for rows, (boxes, scores, labels) in outputs:
-        for row, image_boxes, image_scores, image_labels in zip(
-            rows, boxes, scores, labels, strict=True
-        ):
-            present = image_scores > 0
-            scale_y, scale_x = store.scale(row)
-            corners = image_boxes[present] / np.array([scale_x, scale_y, scale_x, scale_y])
-            corners = corners.clip(0, np.tile(originals[row], 2))
-            xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-            ids = np.full(len(xywh), image_ids[row])
-            found.append((ids, image_labels[present], image_scores[present], xywh))
-    return Predictions(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def _write_details(

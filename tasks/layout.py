@@ -91,6 +91,11 @@ class Layout:
         return self.root / "reports" / "evaluation"
 
     @property
+    def verdict(self) -> Path:
+        """What the gate found and decided."""
+        return self.root / "reports" / "verdict.json"
+
+    @property
     def page(self) -> Path:
         """The page to review."""
         return self.root / "reports" / "index.html"

@@ -26,6 +26,7 @@ from components.errors import ParamsError, TimmflowError
 from components.evaluation.settings import EvaluateSettings
 from components.export.settings import ExportSettings
 from components.files import atomic_path
+from components.gate.settings import GateSettings
 from components.report.settings import ReportSettings
 from components.settings import Settings
 from components.training.recipes import RECIPES, recipe_values, with_recipe
@@ -70,6 +71,9 @@ class Params(Settings):
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="measuring")
     export: ExportSettings = Field(ExportSettings(), description="the ONNX file")
     report: ReportSettings = Field(ReportSettings(), description="the page to review")
+    gate: GateSettings = Field(
+        GateSettings(), description="when a new model may replace the old one"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -91,6 +95,19 @@ class Params(Settings):
             raise ValueError(
                 "train.augment.scale: classification crops a share of the image, so its upper end "
                 f"is at most 1, not {scale[1]:g}; for example [0.5, 1.0]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _metric_is_of_the_task(self) -> Params:
+        one_label = self.base.task == "classification" and not self.base.multi_label
+        detection = self.base.task == "detection"
+        known = ["accuracy", "balanced_accuracy"] if one_label else ["map"]
+        known += ["map_50"] if detection else []
+        if self.gate.metric not in ["main", *known]:
+            raise ValueError(
+                f"gate.metric: {self.gate.metric} is no metric of this task: main, "
+                f"{' or '.join(known)}"
             )
         return self
 

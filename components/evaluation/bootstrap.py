@@ -44,13 +44,25 @@ def drawn_weights(
         yield rng.multinomial(num_images, shares, size=size).astype(np.float64)
 
 
-def percentile_interval(values: Floats) -> Interval | None:
-    """The 2.5 % and 97.5 % quantiles of the finite `values` [R]; None where there is none."""
+def percentile_interval(values: Floats, confidence: float = 0.95) -> Interval | None:
+    """The middle share of the finite `values` [R]: by default from the 2.5 % to the 97.5 % quantile.
+
+    None where no value is finite.
+    """
     values = values[np.isfinite(values)]
     if not len(values):
         return None
-    low, high = np.quantile(values, [0.025, 0.975])
+    outside = (1 - confidence) / 2
+    low, high = np.quantile(values, [outside, 1 - outside])
     return float(low), float(high)
+
+
+def mean_defined(values: Floats, axis: int = -1) -> NDArray[np.float64]:
+    """Mean along an axis over what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=axis)
+    total = np.where(defined, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def mean_intervals(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.evaluation.bootstrap import mean_defined
 from components.evaluation.coco_matching import (
     AREA_RANGES,
     IOU_THRESHOLDS,
@@ -67,11 +68,11 @@ class CocoTables:
             *(self.recall_few[..., i] for i in (0, 1)),
             *(self.recall[..., area] for area in (0, 1, 2, 3)),
         ]
-        named = zip(COCO_NAMES, map(mean_defined, values), strict=True)
+        named = zip(COCO_NAMES, map(coco_mean, values), strict=True)
         return {name: value for name, value in named if value is not None}
 
 
-def mean_defined(values: Floats) -> float | None:
+def coco_mean(values: Floats) -> float | None:
     """COCO's mean: over the entries that are not -1; None when all are."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
@@ -173,25 +174,30 @@ def class_matches(matches: Matches) -> list[ClassMatches]:
 
 
 def resampled_map(matches: Sequence[ClassMatches], weights: NDArray[np.floating[Any]]) -> Floats:
-    """[R, T] mean AP over classes when image i counts `weights[r, i]` times.
+    """[R, T] mean over classes of `resampled_precisions`; NaN where no class has an object."""
+    return mean_defined(resampled_precisions(matches, weights), axis=1)
+
+
+def resampled_precisions(
+    matches: Sequence[ClassMatches], weights: NDArray[np.floating[Any]]
+) -> Floats:
+    """[R, C, T] average precision when image i counts `weights[r, i]` times.
 
     Matching is done within an image, so the matches are used again and only counted otherwise. The
     numbers equal those of COCOeval on the resampled images (but for the order of equal scores in
     different images).
 
     Args:
-        matches: of classes with objects, one class at least.
+        matches: of C classes with objects, one class at least.
         weights: [R, I] how often each image was drawn.
 
     Returns:
-        NaN for a resample in which no class has an object.
+        NaN where a class has no object in a resample.
     """
     num_thresholds = len(matches[0].right)
-    total = np.zeros((len(weights), num_thresholds))
-    num_defined = np.zeros(len(weights))
-    for item in matches:
+    result = np.zeros((len(weights), len(matches), num_thresholds))
+    for k, item in enumerate(matches):
         num_objects = weights @ item.num_objects  # [R]
-        defined = num_objects > 0
         drawn = weights[:, item.image]  # [R, D]
         so_far: dict[bytes, Floats] = {}
         for t in range(num_thresholds):
@@ -210,8 +216,6 @@ def resampled_map(matches: Sequence[ClassMatches], weights: NDArray[np.floating[
             reached = np.searchsorted(RECALL_LEVELS, recall, side="right")
             new = reached.copy()
             new[:, 1:] -= reached[:, :-1]
-            area = np.einsum("rd,rd->r", envelope, new) / len(RECALL_LEVELS)
-            total[:, t] += np.where(defined, area, 0)
-        num_defined += defined
-    with np.errstate(invalid="ignore"):
-        return np.where(num_defined[:, None] > 0, total / num_defined[:, None], np.nan)
+            result[:, k, t] = np.einsum("rd,rd->r", envelope, new) / len(RECALL_LEVELS)
+        result[num_objects == 0, k] = np.nan
+    return result

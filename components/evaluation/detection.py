@@ -1,7 +1,7 @@
 """The COCO family: figures of a detector, equal to pycocotools'.
 
-Shapes: G true objects, D predictions, I images, C classes, T the 10 IoU thresholds 0.50 … 0.95,
-R resamples. Boxes are `xywh` in pixels of the original images, origin top left.
+Shapes: G true objects, D predictions, I images, C classes, T the 10 IoU thresholds 0.50 … 0.95.
+Boxes are `xywh` in pixels of the original images, origin top left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from components.evaluation.coco_figures import (
     CocoTables,
     accumulate,
     class_matches,
-    mean_defined,
+    coco_mean,
     resampled_map,
 )
 from components.evaluation.coco_matching import match_all
@@ -76,11 +76,13 @@ class DetectionResult:
         details: for `reports/evaluation/details.json`; `mistakes` stays empty
             until pictures are drawn.
         mistakes: every image with a mistake, the worst first.
+        matches: of every class with objects, to be counted anew under other weights of the images.
     """
 
     figures: dict[str, Any]
     details: dict[str, Any]
     mistakes: tuple[DetectionMistake, ...]
+    matches: tuple[ClassMatches, ...]
 
 
 def evaluate_detection(
@@ -137,7 +139,7 @@ def evaluate_detection(
         "slices": _slices(of_class, ids, columns or {}, bootstrap, seed),
         "mistakes": [],
     }
-    return DetectionResult(figures, details, worst_images(truth, predictions))
+    return DetectionResult(figures, details, worst_images(truth, predictions), tuple(of_class))
 
 
 def _check_ids(
@@ -171,14 +173,14 @@ def _per_class(
     for i, name in enumerate(classes):
         precision, recall = tables.precision[:, :, i], tables.recall[:, i]
         values = {
-            "ap": mean_defined(precision[..., 0]),
-            "ap_50": mean_defined(precision[0, :, 0]),
-            "ap_75": mean_defined(precision[5, :, 0]),
-            "ap_small": mean_defined(precision[..., 1]),
-            "ap_medium": mean_defined(precision[..., 2]),
-            "ap_large": mean_defined(precision[..., 3]),
-            "ar": mean_defined(recall[:, 0]),
-            "recall_50": mean_defined(recall[:1, 0]),
+            "ap": coco_mean(precision[..., 0]),
+            "ap_50": coco_mean(precision[0, :, 0]),
+            "ap_75": coco_mean(precision[5, :, 0]),
+            "ap_small": coco_mean(precision[..., 1]),
+            "ap_medium": coco_mean(precision[..., 2]),
+            "ap_large": coco_mean(precision[..., 3]),
+            "ar": coco_mean(recall[:, 0]),
+            "recall_50": coco_mean(recall[:1, 0]),
             **points.get(i, {}),
         }
         row: dict[str, Any] = {"class": name, "num_objects": int(num_objects[i])}

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from components.errors import DataError
-from components.evaluation.bootstrap import Floats, Interval, drawn_weights, percentile_interval
+from components.evaluation.bootstrap import (
+    Floats,
+    Interval,
+    drawn_weights,
+    mean_defined,
+    percentile_interval,
+)
 from components.evaluation.calibration import (
     before_temperature,
     calibration_bins,
@@ -115,7 +121,7 @@ def evaluate_multi_label(
     }
 
     def measure(images: NDArray[np.int64], weights: Floats) -> Floats:
-        return _mean_precision(probabilities[images], truth[images], weights.T)
+        return mean_defined(class_precisions(probabilities[images], truth[images], weights.T))
 
     intervals = bootstrap_intervals(probabilities, predicted, truth, bootstrap, seed)
     figures: dict[str, Any] = {"split": split, "num_images": len(truth), **headline}
@@ -181,13 +187,13 @@ def average_precisions(probabilities: Floats, truth: Bools) -> NDArray[np.float6
         probabilities: [N, C].
         truth: [N, C].
     """
-    weights = np.ones((len(truth), 1))
-    return np.array(
-        [
-            _weighted_precision(column, true, weights)[0]
-            for column, true in zip(probabilities.T, truth.T, strict=True)
-        ]
-    )
+    return class_precisions(probabilities, truth, np.ones((len(truth), 1)))[0]
+
+
+def class_precisions(probabilities: Floats, truth: Bools, weights: Floats) -> NDArray[np.float64]:
+    """[R, C] `average_precisions` under R weightings [N, R] of the images."""
+    columns = zip(probabilities.T, truth.T, strict=True)
+    return np.stack([_weighted_precision(*column, weights) for column in columns], axis=1)
 
 
 def _weighted_precision(
@@ -334,23 +340,13 @@ def bootstrap_intervals(
     for drawn in drawn_weights(num_images, num_resamples, seed):
         weights = np.ascontiguousarray(drawn.T)  # [N, R]
         sums = {name: column @ weights for name, column in of_image.items()}
-        values["map"].append(_mean_precision(probabilities, truth, weights))
+        values["map"].append(mean_defined(class_precisions(probabilities, truth, weights)))
         values["macro_f1"].append(_macro_f1(predicted, truth, weights))
         values["micro_f1"].append(2 * sums["right"] / np.maximum(sums["either"], 1))
         values["exact_match"].append(sums["exact_match"] / num_images)
         values["hamming_loss"].append(sums["wrong"] / (num_images * num_classes))
     found = {name: percentile_interval(np.concatenate(parts)) for name, parts in values.items()}
     return {name: interval for name, interval in found.items() if interval}
-
-
-def _mean_precision(probabilities: Floats, truth: Bools, weights: Floats) -> Floats:
-    """[R] mean over the classes that have images left of their average precision."""
-    total, present = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-    for column, true in zip(probabilities.T, truth.T, strict=True):
-        found = _weighted_precision(column, true, weights)
-        total += np.nan_to_num(found)
-        present += np.isfinite(found)
-    return np.divide(total, present, out=np.full_like(total, np.nan), where=present > 0)
 
 
 def surest_mistakes(

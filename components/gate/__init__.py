@@ -1,0 +1,1 @@
+"""Champion against challenger: measured on the same images, judged by stated rules."""
