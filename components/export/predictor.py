@@ -28,6 +28,7 @@ class OnnxPredictor:
         classes: names by class id.
         thresholds: of a multi-label classifier, by class, the probability from which on it is
             there; None for any other model.
+        resizes: the graph brings images of any size to the model's own.
 
     Raises:
         ModelError: no such file, not an ONNX model, or not one that timmflow exported.
@@ -65,10 +66,11 @@ class OnnxPredictor:
         height, width = json.loads(self.metadata["image_size"])
         self.image_size: tuple[int, int] = (height, width)
         self._resize: Any = self.metadata["resize"]
+        self.resizes = self.metadata.get("input_size") == "any"
         self._crop_fraction = float(json.loads(self.metadata["crop_fraction"]))
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Raw outputs of the graph for uint8 images [B, H, W, 3] of the model's size."""
+        """Raw outputs of the graph for uint8 images [B, H, W, 3] of a size that it takes."""
         return tuple(self.session.run(None, {"images": images}))
 
     def predict(
@@ -89,11 +91,18 @@ class OnnxPredictor:
         """
         if not images:
             return []
-        inputs, scales = zip(
-            *(to_input(i, self.image_size, self._resize, self._crop_fraction) for i in images),
-            strict=True,
-        )
-        outputs = self.run(np.stack(inputs))
+        if self.resizes:  # images of different sizes cannot be stacked
+            scales: tuple[tuple[float, float], ...] = ((1.0, 1.0),) * len(images)
+            outputs = tuple(
+                np.concatenate(parts)
+                for parts in zip(*(self.run(image[None]) for image in images), strict=True)
+            )
+        else:
+            inputs, scales = zip(
+                *(to_input(i, self.image_size, self._resize, self._crop_fraction) for i in images),
+                strict=True,
+            )
+            outputs = self.run(np.stack(inputs))
         if self.task == "classification":
             return [
                 {**self._labels(row, threshold), **self._probabilities(row)} for row in outputs[0]

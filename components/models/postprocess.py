@@ -130,6 +130,12 @@ def select_from_logits(
     Raises:
         ValueError: `combine` is not known.
     """
+    if not isinstance(cls_logits.shape[1], int):
+        # Exported with a free image size: with spare points, which score nothing, K and D are fixed
+        # all the same. Reasoning about the smaller of two unknowns would take minutes.
+        cls_logits = F.pad(cls_logits, (0, 0, 0, num_candidates), value=-1e4)
+        other_logits = F.pad(other_logits, (0, num_candidates), value=-1e4)
+        boxes_xyxy = F.pad(boxes_xyxy, (0, 0, 0, num_candidates))
     # At one point a larger logit is a larger score: the best class is found among the logits.
     best = _combined(cls_logits.amax(-1), other_logits, combine)
     strongest = _strongest(best, num_candidates, score_threshold)
@@ -187,8 +193,8 @@ def _suppress(
     """
     num_classes = scores.shape[2]
     height, width = image_size
-    limit = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
-    boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), limit.to(boxes_xyxy.device))
+    x, y = boxes_xyxy[..., 0::2].clamp(0, width), boxes_xyxy[..., 1::2].clamp(0, height)
+    boxes_xyxy = torch.stack([x, y], dim=-1).flatten(2)
 
     count = min(num_candidates, scores.shape[1] * num_classes)
     candidate_scores, flat = scores.flatten(1).topk(count)
@@ -197,7 +203,7 @@ def _suppress(
 
     # Classes are moved apart by more than an image, so that one pass does not mix them. The step is
     # fixed, not taken from the batch: an image's result does not depend on its neighbours.
-    apart = boxes + labels[..., None].to(boxes.dtype) * (2 * max(image_size))
+    apart = boxes + labels[..., None].to(boxes.dtype) * (2 * torch.sym_max(height, width))
     keep = nms_keep(apart, candidate_scores, nms_threshold, score_threshold, num_detections)
 
     kept_scores = torch.where(keep, candidate_scores, torch.zeros_like(candidate_scores))

@@ -44,6 +44,9 @@ class ModelDescription(Settings):
     thresholds: tuple[float, ...] = Field(
         (), description="multi-label: by class, the probability from which on it is there"
     )
+    temperature: float = Field(
+        1.0, gt=0, description="classification: logits are divided by it before they are scores"
+    )
     image_size: tuple[int, int] = Field(description="height and width of the input, pixels")
     resize: Literal["letterbox", "crop"] = Field(description="how images come to that size")
     crop_fraction: float = Field(description="see components.data.geometry")
@@ -174,9 +177,9 @@ def read_description(folder: Path) -> ModelDescription:
 class InferenceModel(nn.Module):
     """The whole way from an image's bytes to predictions; this is what is measured and exported.
 
-    Takes uint8 RGB [B, H, W, 3] of the model's size. Gives `(probabilities [B, C],)`, which sum to
-    one, or for multi-label are each class's own; or padded
-    `(boxes [B, D, 4], scores [B, D], labels [B, D])`; see `select_detections`.
+    Takes uint8 RGB [B, H, W, 3] of the model's size, or of another one that its network can take.
+    Gives `(probabilities [B, C],)`, which sum to one, or for multi-label are each class's own; or
+    padded `(boxes [B, D, 4], scores [B, D], labels [B, D])`; see `select_detections`.
     """
 
     def __init__(self, model: VisionModule, description: ModelDescription):
@@ -186,15 +189,16 @@ class InferenceModel(nn.Module):
         self._detections = model.detections if isinstance(model, DetectorModule) else None
         self.image_size = description.image_size
         self._multi_label = description.multi_label
+        self._temperature = description.temperature
         self._format = (description.mean, description.std, description.channels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Predictions; see the class."""
         outputs = self.network(normalize(images.permute(0, 3, 1, 2), *self._format))
         if self._detections is None:
-            logits = outputs.float()
+            logits = outputs.float() / self._temperature
             return (logits.sigmoid() if self._multi_label else logits.softmax(dim=1),)
-        return self._detections(outputs, self.image_size)
+        return self._detections(outputs, (images.shape[1], images.shape[2]))
 
 
 def store_outputs(
