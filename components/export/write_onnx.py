@@ -2,10 +2,10 @@
 
 Input `images`: uint8 RGB [batch, height, width, 3], the image's own layout; normalisation is in the
 graph, and with `input_size: any` the resize rule too. Outputs: `probabilities` [batch, classes],
-which sum to one, or where the metadata has `multi_label` `true` are each class's own, to be compared
-with its `thresholds`; or `boxes` [batch, D, 4] xyxy in pixels of the input, `scores` [batch, D]
-falling and 0 where there is none, `labels` [batch, D] and -1 where there is none: decoding and
-non-maximum suppression are in the graph too.
+which sum to one, or where the metadata has `multi_label` `true` are each class's own, to be
+compared with its `thresholds`; or `boxes` [batch, D, 4] xyxy in pixels of the input, `scores`
+[batch, D] falling and 0 where there is none, `labels` [batch, D] and -1 where there is none:
+decoding and non-maximum suppression are in the graph too.
 """
 
 from __future__ import annotations
@@ -89,6 +89,30 @@ def write_onnx(
         about = _metadata(description) | {"input_size": input_size}
         onnx.helper.set_model_props(proto, about | (facts or {}))
         save_checked(proto, draft)
+
+
+def write_program(
+    model: InferenceModel, description: ModelDescription, path: Path, input_size: InputSize
+) -> None:
+    """Write a model as torch.export's own `.pt2`: for PyTorch without this repository's networks.
+
+    To load it needs `components.export.graph_input` imported, which registers the operators in it.
+
+    Args:
+        model, description, input_size: see `write_onnx`.
+        path: of the file; not put in place by renaming.
+
+    Raises:
+        ExportError: torch.export refuses the model.
+    """
+    graph, example, axes = graph_inputs(model, description, input_size)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(graph, (example,), dynamic_shapes=(axes,))
+        except (RuntimeError, ValueError, torch._dynamo.exc.UserError) as error:
+            raise ExportError(f"torch.export refuses {description.backbone}: {error}") from None
+        torch.export.save(program, path)
 
 
 def graph_inputs(
