@@ -9,7 +9,7 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from components.errors import ExportError
-from components.export.write_onnx import in_network, save_checked
+from components.export.write_onnx import in_network, in_order, save_checked
 
 
 def write_fp16(source: Path, path: Path) -> None:
@@ -30,4 +30,5 @@ def write_fp16(source: Path, path: Path) -> None:
             converted = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
     except (ValueError, RuntimeError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnxruntime's converter refuses the model for fp16: {error}") from None
-    save_checked(converted, path)
+    del converted.graph.value_info[:]  # it still tells of float32
+    save_checked(in_order(converted), path)

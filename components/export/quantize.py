@@ -26,7 +26,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from components.export.write_onnx import in_network, save_checked
+from components.export.write_onnx import in_network, in_order, save_checked
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What int8 kernels exist for beside the layers, so that no map goes back to float on its way.
@@ -136,7 +136,7 @@ def quantized(
         extra_options={},
     )
     quantizer.quantize_model()
-    result: onnx.ModelProto = quantizer.model.model
+    result = in_order(quantizer.model.model)
     del result.metadata_props[:]
     result.metadata_props.extend(proto.metadata_props)
     return result

@@ -220,6 +220,15 @@ def _tidied(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
+def in_order(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with each node after those it takes from; converters append theirs at the end."""
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = OnnxModel(proto)
+    model.topological_sort()
+    return model.model
+
+
 def save_checked(proto: onnx.ModelProto, path: Path) -> None:
     """Write a graph once ONNX's own checker has nothing against it.
 
