@@ -98,6 +98,9 @@ def export(params: Params, layout: Layout) -> Figures:
                 "export.score_tolerance and export.iou_tolerance; a model that finds nothing needs "
                 "a lower evaluate.score_threshold, or longer training)"
             )
+        # The folder is never empty, and says what is in it.
+        published = [row for row in details["formats"] if row["published"]]
+        write_json(folder / "formats.json", {row["format"]: row["file"] for row in published})
     fp32 = candidates[0].figures
     names = ("megabytes", "latency_ms_p50", "latency_ms_p95")
     parity = ("num_compared", "max_score_difference", "min_iou")

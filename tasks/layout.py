@@ -52,7 +52,7 @@ class Layout:
 
     @property
     def formats(self) -> Path:
-        """Other files of the same model, those that passed: float16, int8, torch.export's own."""
+        """Other files of the model, those that passed, and `formats.json`, which lists them."""
         return self.root / "models" / "formats"
 
     @property
