@@ -27,7 +27,7 @@ from components.export.measure import Runner, latencies, load_runner, peak_memor
 from components.export.parity import Outputs, Parity
 from components.export.quantize import write_int8
 from components.export.settings import ExportSettings
-from components.export.write_onnx import graph_inputs, write_onnx, write_program
+from components.export.write_onnx import InputSize, graph_inputs, write_onnx, write_program
 from components.models.saved_model import InferenceModel, ModelDescription
 
 FILES: dict[Format, str] = {
@@ -161,14 +161,14 @@ def compare_all(
     description: ModelDescription,
     candidates: Sequence[Candidate],
     images: Images,
-    input_size: str = "fixed",
+    input_size: InputSize = "fixed",
 ) -> float | None:
     """Compare all files with PyTorch, one image at a time and several; fills in their figures.
 
     Returns:
         PyTorch's metric.
     """
-    reference, _, _ = graph_inputs(model, description, input_size)  # type: ignore[arg-type]
+    reference, _, _ = graph_inputs(model, description, input_size)
     runners = _runners(candidates)
     found = {name: Parity() for name in runners}
     resized = {name: Parity() for name in runners}

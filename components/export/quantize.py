@@ -8,7 +8,6 @@ network (normalisation, decoding, suppression) stays float.
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -122,7 +121,6 @@ def quantized(
         only: the only nodes to be quantised; empty for all of the network.
     """
     outside = [node.name for node in proto.graph.node if not in_network(node)]
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
     quantizer = QDQQuantizer(
         copy.deepcopy(proto),
         per_channel=True,
