@@ -89,6 +89,12 @@ def written(tmp_path_factory):
     return model, about, folder, {candidate.kind: candidate for candidate in candidates}
 
 
+@pytest.fixture(scope="module")
+def source(written):
+    """The float32 file."""
+    return written[2] / "model.onnx"
+
+
 def test_what_passes_is_there_and_measured(written):
     _, _, _, found = written
     assert list(found) == ["fp32", "fp16", "int8", "pt2"]
@@ -237,10 +243,6 @@ class TestRules:
 
 class TestQuantisation:
     """Sensitive layers are found, and only as many as needed stay float."""
-
-    @pytest.fixture(scope="class")
-    def source(self, written):
-        return written[2] / "model.onnx"
 
     @pytest.mark.parametrize(("refusals", "share"), [(0, 0.0), (1, 0.05), (9, 0.4)])
     def test_layers_stay_float_until_it_passes(self, source, tmp_path, refusals, share):
