@@ -30,5 +30,10 @@ def write_fp16(source: Path, path: Path) -> None:
             converted = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
     except (ValueError, RuntimeError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnxruntime's converter refuses the model for fp16: {error}") from None
+    # A tensor that several nodes take gets its cast several times, by the same name.
+    first = {node.output[0]: node for node in reversed(converted.graph.node)}
+    nodes = [n for n in converted.graph.node if first[n.output[0]] is n]
+    del converted.graph.node[:]
+    converted.graph.node.extend(nodes)
     del converted.graph.value_info[:]  # it still tells of float32
     save_checked(in_order(converted), path)
