@@ -1,104 +1,180 @@
 """Write the model as one self-sufficient ONNX file, and prove that it gives what PyTorch gives.
 
 Reads `models/trained/` and `data/prepared/`; writes `models/model.onnx`, which appears only if it
-agrees with PyTorch on real images. Parameters: sections `base`, `evaluate` (thresholds), `export`.
+agrees with PyTorch on real images, the other `export.formats` to `models/formats/`, each only if it
+passes its own test, and what was found out about each to `reports/export.json`. Parameters:
+sections `base`, `evaluate` (thresholds), `export`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from components.errors import ExportError
-from components.files import atomic_path
+from components.files import atomic_path, rounded, write_json
 from tasks.layout import Layout
 from tasks.params import Params
 from tasks.revision import git_revision
-from tasks.stage import Figures, main, progress_bar
+from tasks.stage import Figures, main
 
-_BATCH_SIZES = (1, 3)  # one, and one that no exporter could have taken for a constant
+if TYPE_CHECKING:
+    import numpy as np
+
+    from components.data.store import PreparedStore
+    from components.export.formats import Candidate
+    from components.export.parity import Outputs
+    from components.models.saved_model import ModelDescription
 
 
 def export(params: Params, layout: Layout) -> Figures:
-    """Export, compare, time, and only then put the file in place.
+    """Export, compare, measure, and only then put the files in place.
 
     Returns:
-        `megabytes`, `latency_ms_p50`, `latency_ms_p95` (one image, all cores), `num_parity_images`,
-        `num_compared`, `max_score_difference`, `min_iou`.
+        Of the float32 file `megabytes`, `latency_ms_p50`, `latency_ms_p95` (one image, all cores),
+        `num_parity_images`, `num_compared`, `max_score_difference`, `min_iou`; of all together
+        `num_published`, `num_rejected`.
 
     Raises:
-        ExportError: the exporter refuses the model, or the file is not equal to it.
+        ExportError: the exporter refuses the model, or the float32 file is not equal to it.
     """
     from components.runtime import configure_torch
 
     configure_torch()
 
     import numpy as np
-    import torch
 
     from components.data.geometry import fit
     from components.data.store import PreparedStore
-    from components.export.parity import Parity, compare_detections, compare_probabilities
-    from components.export.predictor import OnnxPredictor
-    from components.export.write_onnx import write_onnx
+    from components.export.formats import Images, write_formats
     from components.models.saved_model import load_for_inference
 
     settings = params.export
     store = PreparedStore.open(layout.prepared)
     model, description = load_for_inference(layout.weights, **params.evaluate.thresholds())
-    rows = store.rows(store.evaluated_split(params.evaluate.split))[: settings.parity_images]
-    images = [fit(store.image(row), description.image_size, description.resize) for row in rows]
+    split = "val" if len(store.rows("val")) else store.evaluated_split(params.evaluate.split)
+    rows = store.rows(split)[: settings.parity_images]
+    # Spread over the split, whose order may be by class.
+    train = store.rows("train")
+    spread = np.linspace(0, len(train) - 1, min(settings.calibration_images, len(train)))
+    training = train[spread.astype(int)]
+    if "int8" not in settings.formats:
+        training = training[:0]
+
+    def pixels(chosen: np.ndarray) -> list[np.ndarray]:
+        size = description.image_size
+        return [fit(store.image(row), size, description.resize) for row in chosen]
+
+    images = Images(
+        pixels(rows),
+        pixels(training),
+        lambda outputs: metric(store, rows, outputs, description),
+        lambda outputs: metric(store, training, outputs, description),
+    )
     facts = {"git_revision": git_revision(layout.root), "license": settings.license}
+    threshold = 0.0
     if description.task == "detection":
+        threshold = params.evaluate.score_threshold
         facts |= {name: json.dumps(value) for name, value in params.evaluate.thresholds().items()}
-    with atomic_path(layout.onnx) as draft:
-        write_onnx(model, description, draft, settings.opset, facts)
-        predictor = OnnxPredictor(draft)
-        parity = Parity()
-        starts = [(start, size) for size in _BATCH_SIZES for start in range(0, len(images), size)]
-        for start, size in progress_bar(starts, len(starts), "batches"):
-            batch = np.stack(images[start : start + size])
-            with torch.inference_mode():
-                ours = tuple(output.numpy() for output in model(torch.from_numpy(batch)))
-            theirs = predictor.run(batch)
-            if description.task == "classification":
-                parity += compare_probabilities(ours[0], theirs[0])
-            else:
-                parity += compare_detections(
-                    ours,
-                    theirs,
-                    settings.iou_tolerance,
-                    settings.score_tolerance,
-                    params.evaluate.score_threshold,
-                )
-        if parity.num_compared == 0:
+    with atomic_path(layout.onnx) as draft, atomic_path(layout.formats) as folder:
+        folder.mkdir()
+        candidates, torch_metric = write_formats(
+            model, description, images, settings, threshold, facts, draft, folder
+        )
+        details = {
+            "metric": "accuracy" if _one_label(description) else "map",
+            "split": split,
+            "num_images": len(rows),
+            "pytorch": torch_metric,
+            "formats": [_row(candidate, layout) for candidate in candidates],
+        }
+        write_json(layout.export_details, rounded(details))
+        if candidates[0].reasons:
             raise ExportError(
-                f"the model finds nothing on {len(images)} images, so that the file's equality "
-                "cannot be proved: lower evaluate.score_threshold, or train longer"
+                "the ONNX file is not equal to the model, so that nothing was published: "
+                f"{'; '.join(candidates[0].reasons)} (on {len(rows)} images; tolerances are "
+                "export.score_tolerance and export.iou_tolerance; a model that finds nothing needs "
+                "a lower evaluate.score_threshold, or longer training)"
             )
-        if not parity.holds(settings.score_tolerance):
-            raise ExportError(
-                f"the ONNX file is not equal to the model: of {parity.num_compared} values on "
-                f"{len(images)} images {parity.num_unmatched} have no match, and scores differ by "
-                f"up to {parity.max_score_difference:.2g} (allowed "
-                f"export.score_tolerance = {settings.score_tolerance:g}); nothing was published"
-            )
-        times = []
-        for number in range(settings.latency_runs + 3):
-            started = time.perf_counter()
-            predictor.run(images[number % len(images)][None])
-            times.append(1000 * (time.perf_counter() - started))
-        timed = times[3:]  # the first ones warm up
-        size_mb = draft.stat().st_size / 1e6
+        # The folder is never empty, and says what is in it.
+        published = [row for row in details["formats"] if row["published"]]
+        write_json(folder / "formats.json", {row["format"]: row["file"] for row in published})
+    fp32 = candidates[0].figures
+    names = ("megabytes", "latency_ms_p50", "latency_ms_p95")
+    parity = ("num_compared", "max_score_difference", "min_iou")
+    num_rejected = sum(bool(candidate.reasons) for candidate in candidates)
     return {
-        "megabytes": size_mb,
-        "latency_ms_p50": float(np.percentile(timed, 50)),
-        "latency_ms_p95": float(np.percentile(timed, 95)),
-        "num_parity_images": len(images),
-        "num_compared": parity.num_compared,
-        "max_score_difference": parity.max_score_difference,
-        "min_iou": parity.min_iou,
+        **{name: fp32[name] for name in names},
+        "num_parity_images": len(rows),
+        **{name: fp32["parity"][name] for name in parity},
+        "num_published": len(candidates) - num_rejected,
+        "num_rejected": num_rejected,
+    }
+
+
+def metric(
+    store: PreparedStore,
+    rows: np.ndarray,
+    outputs: Sequence[Outputs],
+    description: ModelDescription,
+) -> float | None:
+    """What the evaluate stage would call the model's main figure, on some rows.
+
+    Args:
+        store: of the images.
+        rows: of it.
+        outputs: of batches, in the order of `rows`.
+        description: of the model.
+
+    Returns:
+        Accuracy, or mean average precision; None where there is nothing to find.
+    """
+    import numpy as np
+
+    classes = description.classes
+    if description.task == "detection":
+        from components.evaluation.detection import evaluate_detection
+        from components.evaluation.prepared import predicted_objects, true_objects
+
+        sizes = np.cumsum([len(batch[0]) for batch in outputs])[:-1]
+        batches = zip(np.split(rows, sizes), outputs, strict=True)
+        result: Any = evaluate_detection(
+            true_objects(store, rows),
+            predicted_objects(store, batches),
+            store.index["image_id"].to_numpy()[rows],
+            classes,
+            split="",
+            bootstrap=0,
+        )
+        return result.figures.get("map")
+    probabilities = np.concatenate([batch[0] for batch in outputs])
+    if _one_label(description):
+        return float((probabilities.argmax(axis=1) == [store.label(row) for row in rows]).mean())
+    from sklearn.metrics import average_precision_score
+
+    truth = np.array([store.label_vector(row) for row in rows]).astype(bool)
+    known = truth.any(axis=0)
+    if not known.any():
+        return None
+    return float(average_precision_score(truth[:, known], probabilities[:, known]))
+
+
+def _one_label(description: ModelDescription) -> bool:
+    return description.task == "classification" and not description.multi_label
+
+
+def _row(candidate: Candidate, layout: Layout) -> dict[str, Any]:
+    """A file's line of the table."""
+    published = not candidate.reasons
+    place = layout.onnx if candidate.kind == "fp32" else layout.formats / candidate.path.name
+    return {
+        "format": candidate.kind,
+        "file": place.relative_to(layout.root).as_posix(),
+        "published": published,
+        "reasons": candidate.reasons,
+        **candidate.figures,
     }
 
 

@@ -51,6 +51,16 @@ class Layout:
         return self.root / "models" / "model.onnx"
 
     @property
+    def formats(self) -> Path:
+        """Other files of the model, those that passed, and `formats.json`, which lists them."""
+        return self.root / "models" / "formats"
+
+    @property
+    def export_details(self) -> Path:
+        """What was found out about each of these files, published or not."""
+        return self.root / "reports" / "export.json"
+
+    @property
     def resume(self) -> Path:
         """Checkpoints of unfinished trainings; outside DVC on purpose."""
         return self.root / ".resume"

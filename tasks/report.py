@@ -104,6 +104,7 @@ def gather(params: Params, layout: Layout) -> Facts:
         parameters=list(_flattened(params.model_dump(by_alias=True))),
         versions=_versions(),
         machine=_machine(),
+        export=_read(layout.export_details, "export"),
         model_sha256=sha256(layout.onnx) if layout.onnx.is_file() else "",
         revision=_revision(layout.root),
     )

@@ -95,9 +95,11 @@ def headline(stage: str, figures: Figures) -> str:
         case "evaluate":
             return f"accuracy {percent('accuracy')} on {figures['split']}"
         case "export":
+            rejected = figures["num_rejected"]
             return (
                 f"{figures['megabytes']:.1f} MB, {figures['latency_ms_p50']:.1f} ms an image, "
                 f"equal to PyTorch on {figures['num_parity_images']} images"
+                + (f", {rejected} rejected: see reports/export.json" if rejected else "")
             )
         case "report":
             return f"{figures['page']}"

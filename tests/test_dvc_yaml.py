@@ -114,7 +114,7 @@ def test_outputs_are_the_paths_of_the_layout():
             layout.evaluation,
             *(layout.plots / f"{n}.csv" for n in ("confusion", "precision_recall", "calibration")),
         },
-        "export": {layout.onnx},
+        "export": {layout.onnx, layout.formats, layout.export_details},
         "report": {layout.page, layout.model_card},
     }
     for stage, paths in expected.items():

@@ -45,7 +45,7 @@ def drawn_weights(
 
 
 def percentile_interval(values: Floats, confidence: float = 0.95) -> Interval | None:
-    """The middle share of the finite `values` [R]: by default from the 2.5 % to the 97.5 % quantile.
+    """The middle share of the finite `values` [R]: by default the 2.5 % and 97.5 % quantiles.
 
     None where no value is finite.
     """

@@ -16,13 +16,15 @@ class Parity:
     Attributes:
         num_images: compared.
         num_compared: probabilities or detections compared.
-        num_unmatched: detections of one side that the other has not.
+        num_sure: images of classifiers; detections of both sides that must have a match.
+        num_unmatched: those among them that have none.
         max_score_difference: of what was matched.
         min_iou: of matched boxes; 1 for classifiers.
     """
 
     num_images: int = 0
     num_compared: int = 0
+    num_sure: int = 0
     num_unmatched: int = 0
     max_score_difference: float = 0.0
     min_iou: float = 1.0
@@ -31,21 +33,32 @@ class Parity:
         return Parity(
             self.num_images + other.num_images,
             self.num_compared + other.num_compared,
+            self.num_sure + other.num_sure,
             self.num_unmatched + other.num_unmatched,
             max(self.max_score_difference, other.max_score_difference),
             min(self.min_iou, other.min_iou),
         )
+
+    @property
+    def share_matched(self) -> float:
+        """Of what must have a match; 1 where nothing must."""
+        return 1 - self.num_unmatched / self.num_sure if self.num_sure else 1.0
 
     def holds(self, score_tolerance: float) -> bool:
         """Nothing unmatched, and no score further off than the tolerance."""
         return self.num_unmatched == 0 and self.max_score_difference <= score_tolerance
 
 
-def compare_probabilities(ours: np.ndarray, theirs: np.ndarray) -> Parity:
-    """Class probabilities [B, C] of PyTorch and of the file."""
-    difference = float(np.abs(ours - theirs).max(initial=0.0))
+def compare_probabilities(
+    ours: np.ndarray, theirs: np.ndarray, score_tolerance: float = 1e-4
+) -> Parity:
+    """Class probabilities [B, C] of PyTorch and of the file; an image is matched if none differs by
+    more than `score_tolerance`."""
     # A NaN on either side must not pass as "no difference".
-    return Parity(len(ours), ours.size, 0, difference if np.isfinite(difference) else np.inf)
+    differences = np.nan_to_num(np.abs(ours - theirs).max(axis=1, initial=0.0), nan=np.inf)
+    unmatched = int((differences > score_tolerance).sum())
+    largest = float(differences.max(initial=0.0))
+    return Parity(len(ours), ours.size, len(ours), unmatched, largest)
 
 
 def compare_detections(
@@ -78,7 +91,7 @@ def _compare_image(
     boxes_a, scores_a, labels_a = ours
     boxes_b, scores_b, labels_b = theirs
     if not (np.isfinite(boxes_b).all() and np.isfinite(scores_b).all()):
-        return Parity(1, 0, len(scores_b))
+        return Parity(1, 0, len(scores_b), len(scores_b))
     free = scores_b > 0
     unmatched = 0
     score_difference, min_iou, compared = 0.0, 1.0, 0
@@ -99,7 +112,8 @@ def _compare_image(
         score_difference = max(score_difference, float(abs(scores_b[partner] - score)))
         min_iou = min(min_iou, float(overlap[partner]))
     unmatched += int((scores_b[free] > cut).sum())
-    return Parity(1, compared, unmatched, score_difference, min_iou)
+    sure = int((scores_a > cut).sum() + (scores_b > cut).sum())
+    return Parity(1, compared, sure, unmatched, score_difference, min_iou)
 
 
 def iou_one_to_many(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -1,30 +1,37 @@
 """Write a trained model as one ONNX file that needs nothing beside it.
 
 Input `images`: uint8 RGB [batch, height, width, 3], the image's own layout; normalisation is in the
-graph. Outputs: `probabilities` [batch, classes], which sum to one, or where the metadata has
-`multi_label` `true` are each class's own, to be compared with its `thresholds`; or `boxes`
-[batch, D, 4] xyxy in input pixels, `scores` [batch, D] falling and 0 where there is none, `labels`
-[batch, D] and -1 where there is none: decoding and non-maximum suppression are in the graph too.
+graph, and with `input_size: any` the resize rule too. Outputs: `probabilities` [batch, classes],
+which sum to one, or where the metadata has `multi_label` `true` are each class's own, to be
+compared with its `thresholds`; or `boxes` [batch, D, 4] xyxy in pixels of the input, `scores`
+[batch, D] falling and 0 where there is none, `labels` [batch, D] and -1 where there is none:
+decoding and non-maximum suppression are in the graph too.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import onnxscript
 import torch
 
 from components.errors import ExportError
+from components.export.graph_input import AnySizeModel, onnx_to_model_size
 from components.files import atomic_path
 from components.models.saved_model import InferenceModel, ModelDescription
 
 DETECTION_OUTPUTS = ("boxes", "scores", "labels")
 CLASSIFICATION_OUTPUTS = ("probabilities",)
+
+InputSize = Literal["fixed", "free", "any"]
+FREE_STEP = 32  # pixels; a free height or width is a multiple of it, and twice as much at least
+SCOPE = "scope"  # of a node: the module it comes from, such as `network.backbone.layer4`
 
 
 def _onnx_nms_keep(
@@ -52,6 +59,7 @@ def write_onnx(
     path: Path,
     opset: int = 18,
     facts: dict[str, str] | None = None,
+    input_size: InputSize = "fixed",
 ) -> None:
     """Export, add the metadata, check, and only then put the file in place.
 
@@ -61,26 +69,79 @@ def write_onnx(
         path: of the file.
         opset: ONNX operator set.
         facts: further metadata: git revision, licence, …
+        input_size: see `graph_inputs`.
 
     Raises:
         ExportError: the exporter or ONNX's checker refuses the model.
     """
-    height, width = description.image_size
-    # Two images, or the exporter would take a batch of one for a constant.
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    graph, example, dynamic_axes = graph_inputs(model, description, input_size)
     names = DETECTION_OUTPUTS if description.task == "detection" else CLASSIFICATION_OUTPUTS
     with atomic_path(path) as draft:
         proto = trace(
-            model,
+            graph,
             example,
             description.backbone,
             ["images"],
             list(names),
-            {0: torch.export.Dim("batch")},
+            dynamic_axes,
             opset,
         )
-        onnx.helper.set_model_props(proto, _metadata(description) | (facts or {}))
+        about = _metadata(description) | {"input_size": input_size}
+        onnx.helper.set_model_props(proto, about | (facts or {}))
         save_checked(proto, draft)
+
+
+def write_program(
+    model: InferenceModel, description: ModelDescription, path: Path, input_size: InputSize
+) -> None:
+    """Write a model as torch.export's own `.pt2`: for PyTorch without this repository's networks.
+
+    To load it needs `components.export.graph_input` imported, which registers the operators in it.
+
+    Args:
+        model, description, input_size: see `write_onnx`.
+        path: of the file; not put in place by renaming.
+
+    Raises:
+        ExportError: torch.export refuses the model.
+    """
+    graph, example, axes = graph_inputs(model, description, input_size)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(graph, (example,), dynamic_shapes=(axes,))
+        except (RuntimeError, ValueError, torch._dynamo.exc.UserError) as error:
+            raise ExportError(f"torch.export refuses {description.backbone}: {error}") from None
+        torch.export.save(program, path)
+
+
+def graph_inputs(
+    model: InferenceModel, description: ModelDescription, input_size: InputSize
+) -> tuple[torch.nn.Module, torch.Tensor, dict[int, Any]]:
+    """What is exported for a kind of input.
+
+    Args:
+        model: in evaluation mode.
+        description: of the model.
+        input_size: `fixed`: images of the model's size; `free`: of any multiple of `FREE_STEP`,
+            for networks that take any; `any`: of any size, brought to the model's in the graph.
+
+    Returns:
+        The module, an example of its input, and which axes of it are free.
+    """
+    height, width = description.image_size
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    module: torch.nn.Module = model
+    if input_size == "any":
+        module = AnySizeModel(model, description).eval()
+        axes |= {1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+    elif input_size == "free":
+        # Not the model's own size, which the exporter could mistake for the only one.
+        height, width = (FREE_STEP * (-(-side // FREE_STEP) + 1) for side in (height, width))
+        for axis, name in ((1, "height"), (2, "width")):
+            axes[axis] = FREE_STEP * torch.export.Dim(name, min=2)
+    # Two images, or the exporter would take a batch of one for a constant.
+    return module, torch.zeros(2, height, width, 3, dtype=torch.uint8), axes
 
 
 def trace(
@@ -116,7 +177,10 @@ def trace(
                 input_names=input_names,
                 output_names=output_names,
                 dynamic_shapes=(dynamic_axes,),
-                custom_translation_table={torch.ops.timmflow.nms_keep.default: _onnx_nms_keep},
+                custom_translation_table={
+                    torch.ops.timmflow.nms_keep.default: _onnx_nms_keep,
+                    torch.ops.timmflow.to_input.default: onnx_to_model_size,
+                },
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
@@ -124,7 +188,45 @@ def trace(
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(f"torch.onnx could not export {label}: {error}") from None
     assert program is not None
-    return program.model_proto
+    return _tidied(program.model_proto)
+
+
+def in_network(node: onnx.NodeProto) -> bool:
+    """Whether a node is of the network, not of what stands before it or makes predictions of it."""
+    scope = next((item.value for item in node.metadata_props if item.key == SCOPE), "")
+    return "network" in scope.split(".")
+
+
+def _tidied(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph without the exporter's notes, which name files of this machine.
+
+    Each node keeps which module it comes from.
+    """
+    for node in proto.graph.node:
+        scopes = {item.key: item.value for item in node.metadata_props}.get(
+            "pkg.torch.onnx.name_scopes", "[]"
+        )
+        modules = ast.literal_eval(scopes)[:-1]  # the last one is the operation
+        del node.metadata_props[:]
+        node.metadata_props.add(key=SCOPE, value=modules[-1] if modules else "")
+    for value in (
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+    ):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    return proto
+
+
+def in_order(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with each node after those it takes from; converters append theirs at the end."""
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = OnnxModel(proto)
+    model.topological_sort()
+    return model.model
 
 
 def save_checked(proto: onnx.ModelProto, path: Path) -> None:
@@ -151,6 +253,7 @@ def _metadata(description: ModelDescription) -> dict[str, str]:
         "multi_label": json.dumps(description.multi_label),
         "image_size": json.dumps(description.image_size),
         "color": "RGB uint8, height x width x channel",
+        "temperature": json.dumps(description.temperature),
         "mean": json.dumps(description.mean),
         "std": json.dumps(description.std),
         "channels": description.channels,

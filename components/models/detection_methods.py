@@ -73,7 +73,7 @@ class FcosMethod:
     def points(self, outputs: RawOutputs) -> tuple[Tensor, Tensor, Tensor]:
         """Points [P, 2], their strides [P] and ranges [P, 2]."""
         device = outputs[0][0].device
-        shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in outputs[0]]
+        shapes = [(level.shape[-2], level.shape[-1]) for level in outputs[0]]
         points, levels = level_points(shapes, self.strides)
         strides = torch.tensor(self.strides, dtype=torch.float32)[levels]
         ranges = torch.tensor(self.regress_ranges, dtype=torch.float32)[levels]

@@ -135,6 +135,12 @@ def select_from_logits(
     """
     if combine not in ("geometric_mean", "product"):
         raise ValueError(f"unknown combine {combine!r}; allowed: geometric_mean, product")
+    if not isinstance(cls_logits.shape[1], int):
+        # Exported with a free image size: with spare points, which score nothing, K and D are fixed
+        # all the same. Reasoning about the smaller of two unknowns would take minutes.
+        cls_logits = F.pad(cls_logits, (0, 0, 0, num_candidates), value=-1e4)
+        other_logits = F.pad(other_logits, (0, num_candidates), value=-1e4)
+        boxes_xyxy = F.pad(boxes_xyxy, (0, 0, 0, num_candidates))
     # At one point a larger logit is a larger score: the best class is found among the logits.
     best = _score(_product(cls_logits.amax(-1), other_logits), combine)
     strongest = _strongest(best, num_candidates, score_threshold)
@@ -241,12 +247,12 @@ def _suppress(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`select_detections` on candidates; see `_candidates`. `num_detections` is D itself."""
     height, width = image_size
-    limit = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
-    boxes = torch.minimum(boxes_xyxy.clamp(min=0), limit.to(boxes_xyxy.device))
+    limit = torch.cat([boxes_xyxy.new_full((1,), side) for side in (width, height)]).repeat(2)
+    boxes = torch.minimum(boxes_xyxy.clamp(min=0), limit)
 
     # Classes are moved apart by more than an image, so that one pass does not mix them. The step is
     # fixed, not taken from the batch: an image's result does not depend on its neighbours.
-    apart = boxes + labels[..., None].to(boxes.dtype) * (2 * max(image_size))
+    apart = boxes + labels[..., None].to(boxes.dtype) * (2 * torch.sym_max(height, width))
     keep = nms_keep(apart, scores, nms_threshold, score_threshold, num_detections)
 
     kept_scores = torch.where(keep, scores, torch.zeros_like(scores))

@@ -177,9 +177,10 @@ def read_description(folder: Path) -> ModelDescription:
 class InferenceModel(nn.Module):
     """The whole way from an image's bytes to predictions; this is what is measured and exported.
 
-    Takes uint8 RGB [B, H, W, 3] of the model's size. Gives `(probabilities [B, C],)` at the
-    description's temperature, which sum to one, or for multi-label are each class's own; or padded
-    `(boxes [B, D, 4], scores [B, D], labels [B, D])`; see `select_detections`.
+    Takes uint8 RGB [B, H, W, 3] of the model's size, or of another one that its network can take.
+    Gives `(probabilities [B, C],)` at the description's temperature, which sum to one, or for
+    multi-label are each class's own; or padded `(boxes [B, D, 4], scores [B, D], labels [B, D])`;
+    see `select_detections`.
     """
 
     def __init__(self, model: VisionModule, description: ModelDescription):
@@ -198,7 +199,7 @@ class InferenceModel(nn.Module):
         if self._detections is None:
             logits = outputs.float() / self._temperature
             return (logits.sigmoid() if self._multi_label else logits.softmax(dim=1),)
-        return self._detections(outputs, self.image_size)
+        return self._detections(outputs, (images.shape[1], images.shape[2]))
 
 
 def store_outputs(

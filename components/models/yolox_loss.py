@@ -163,7 +163,7 @@ def _points(
     levels: list[Tensor], strides: tuple[int, ...]
 ) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
     """Shape of each level's map; points [P, 2] and their strides [P] on the maps' device."""
-    shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+    shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
     points, level_of = level_points(shapes, strides)
     dtype = torch.promote_types(levels[0].dtype, torch.float32)
     point_strides = torch.tensor(strides, dtype=dtype)[level_of]

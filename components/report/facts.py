@@ -42,6 +42,7 @@ class Facts:
         parameters: (dotted key, value) of the parameter file.
         versions: package to version.
         machine: name of a fact to its value.
+        export: `reports/export.json`.
         model_sha256: of the ONNX file; empty when there is none.
         revision: None when the folder is no git repository.
     """
@@ -61,5 +62,6 @@ class Facts:
     parameters: Sequence[tuple[str, Any]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
+    export: Mapping[str, Any] = field(default_factory=dict)
     model_sha256: str = ""
     revision: Revision | None = None

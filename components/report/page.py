@@ -170,6 +170,7 @@ def _view(facts: Facts) -> dict[str, Any]:
             evaluation.get("suspects", []), facts.pictures, MAX_PICTURE_BYTES // 2
         ),
         "export": _export_rows(facts),
+        "files": _file_rows(facts.export),
         "provenance": _provenance_rows(facts),
     }
 
@@ -311,6 +312,44 @@ def _export_rows(facts: Facts) -> list[tuple[str, str]]:
     if facts.model_sha256:
         rows.append(("SHA-256", facts.model_sha256))
     return rows
+
+
+# Of a file: key, title, pattern.
+_FILE_FIGURES = (
+    ("metric", "", "{:.4f}"),
+    ("megabytes", "Size, MB", "{:.1f}"),
+    ("latency_ms_p50", "1 image, ms, median", "{:.1f}"),
+    ("latency_ms_p95", "95th percentile", "{:.1f}"),
+    ("latency_ms_p50_batch_8", "8 images, ms, median", "{:.1f}"),
+    ("latency_ms_p95_batch_8", "95th percentile", "{:.1f}"),
+    ("images_per_second", "Images a second", "{:.1f}"),
+    ("peak_memory_mb", "Peak memory, MB", "{:.0f}"),
+)
+
+
+def _file_rows(export: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The table of the model's files: titles, and for each its cells and why it is not there."""
+    if not export:
+        return None
+    titles = [title or label(export["metric"]) for _, title, _ in _FILE_FIGURES]
+    rows = []
+    for row in export["formats"]:
+        cells = [
+            "\N{EN DASH}" if row.get(key) is None else pattern.format(row[key])
+            for key, _, pattern in _FILE_FIGURES
+        ]
+        where = row["file"] if row["published"] else "not published"
+        rows.append(
+            {"format": row["format"], "where": where, "cells": cells, "reasons": row["reasons"]}
+        )
+    torch_metric = export["pytorch"]
+    return {
+        "titles": titles,
+        "rows": rows,
+        "num_images": export["num_images"],
+        "split": export["split"],
+        "pytorch": "undefined" if torch_metric is None else f"{torch_metric:.4f}",
+    }
 
 
 def _provenance_rows(facts: Facts) -> list[tuple[str, str]]:

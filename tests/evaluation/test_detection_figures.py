@@ -229,7 +229,7 @@ def test_intervals_hold_the_figure_and_are_seeded():
 
 def test_resamples_are_capped(monkeypatch):
     truth, predictions = random_case(1)
-    monkeypatch.setattr(resampling, "MAX_BOOTSTRAP_WORK", 1)
+    monkeypatch.setattr(detection, "MAX_BOOTSTRAP_WORK", 1)
     sizes = []
     real = detection.resampled_map
     monkeypatch.setattr(detection, "resampled_map", lambda m, w: sizes.append(len(w)) or real(m, w))

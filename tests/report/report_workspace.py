@@ -109,6 +109,31 @@ def write_workspace(
         },
     }.items():
         write_json(layout.metrics(name), values)
+    measured = {
+        "metric": 0.551,
+        "megabytes": 13.6,
+        "latency_ms_p50": 21.43,
+        "latency_ms_p95": 24.9,
+        "latency_ms_p50_batch_8": 160.2,
+        "latency_ms_p95_batch_8": 171.0,
+        "images_per_second": 49.9,
+        "peak_memory_mb": None,
+    }
+    too_slow = ["its speed is 1.10 of float32's (at least 1.3 needed)"]
+    write_json(
+        layout.export_details,
+        {
+            "metric": "accuracy" if task == "classification" else "map",
+            "split": "val",
+            "num_images": 64,
+            "pytorch": 0.551,
+            "formats": [
+                {"format": "fp32", "file": "models/model.onnx", "published": True, "reasons": []}
+                | measured,
+                {"format": "int8", "file": "x", "published": False, "reasons": too_slow} | measured,
+            ],
+        },
+    )
     _write_curves(layout.plots / "train.csv", "val_map" if task == "detection" else "val_accuracy")
     layout.onnx.parent.mkdir(parents=True, exist_ok=True)
     layout.onnx.write_bytes(b"not a real model")

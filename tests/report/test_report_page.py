@@ -261,6 +261,16 @@ def test_an_evaluation_without_objects_says_so(tmp_path):
     assert "hold no object" in layout.page.read_text(encoding="utf-8")
 
 
+def test_files_stand_in_a_table_and_a_rejected_one_with_its_reason(tmp_path):
+    params, layout = write_workspace(tmp_path, "detection", num_mistakes=0)
+    report(params, layout)
+    text = layout.page.read_text(encoding="utf-8")
+    table = text[text.index("Files compared") :]
+    assert ">models/model.onnx</td><td>0.5510</td><td>13.6</td><td>21.4</td>" in table
+    assert ">not published</td>" in table
+    assert "<b>int8</b> was rejected: its speed is 1.10 of float32&#39;s" in table
+
+
 @pytest.mark.parametrize(
     ("missing", "stage"),
     [
@@ -271,6 +281,7 @@ def test_an_evaluation_without_objects_says_so(tmp_path):
         ("data/prepared/objects.parquet", "preprocess"),
         ("metrics/train.json", "train"),
         ("metrics/export.json", "export"),
+        ("reports/export.json", "export"),
     ],
 )
 def test_a_missing_input_names_the_stage(tmp_path, missing, stage):
