@@ -156,7 +156,8 @@ def _results(trials: list[Trial], site: Site) -> Iterator[Row]:
             run = prepare_task.with_options(task_run_name=f"data {len(prepared) + 1}")
             prepared[key] = run.submit(trial, site)
         named = trial_task.with_options(task_run_name=f"trial {trial.number}")
-        futures[named.submit(trial, prepared[key], site)] = trial
+        ready: Any = prepared[key]  # which the task is given when it is there
+        futures[named.submit(trial, ready, site)] = trial
     for future in as_completed(list(futures)):
         result = future.result(raise_on_failure=False)
         if isinstance(result, Row):

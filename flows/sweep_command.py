@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flows.command_line import Server, exit_code
 from flows.flow_errors import FlowError
@@ -111,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
     state = sweep.with_options(task_runner=runner)(
         str(root), parameters, space.trials, space.seed, threads, return_state=True
     )
-    result = state.result(raise_on_failure=False)
+    result: Any = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result
     return _report(result, root, args.apply)

@@ -83,12 +83,13 @@ def export(params: Params, layout: Layout) -> Figures:
         candidates, torch_metric = write_formats(
             model, description, images, settings, threshold, facts, draft, folder
         )
+        rows_of_table = [_row(candidate, layout) for candidate in candidates]
         details = {
             "metric": "accuracy" if _one_label(description) else "map",
             "split": split,
             "num_images": len(rows),
             "pytorch": torch_metric,
-            "formats": [_row(candidate, layout) for candidate in candidates],
+            "formats": rows_of_table,
         }
         write_json(layout.export_details, rounded(details))
         if candidates[0].reasons:
@@ -99,7 +100,7 @@ def export(params: Params, layout: Layout) -> Figures:
                 "a lower evaluate.score_threshold, or longer training)"
             )
         # The folder is never empty, and says what is in it.
-        published = [row for row in details["formats"] if row["published"]]
+        published = [row for row in rows_of_table if row["published"]]
         write_json(folder / "formats.json", {row["format"]: row["file"] for row in published})
     fp32 = candidates[0].figures
     names = ("megabytes", "latency_ms_p50", "latency_ms_p95")
@@ -135,20 +136,19 @@ def metric(
 
     classes = description.classes
     if description.task == "detection":
-        from components.evaluation.detection import evaluate_detection
+        from components.evaluation.coco_figures import accumulate
+        from components.evaluation.coco_matching import match_all
         from components.evaluation.prepared import predicted_objects, true_objects
 
         sizes = np.cumsum([len(batch[0]) for batch in outputs])[:-1]
         batches = zip(np.split(rows, sizes), outputs, strict=True)
-        result: Any = evaluate_detection(
+        matches = match_all(
             true_objects(store, rows),
             predicted_objects(store, batches),
             store.index["image_id"].to_numpy()[rows],
-            classes,
-            split="",
-            bootstrap=0,
+            len(classes),
         )
-        return result.figures.get("map")
+        return accumulate(matches).numbers().get("map")
     probabilities = np.concatenate([batch[0] for batch in outputs])
     if _one_label(description):
         return float((probabilities.argmax(axis=1) == [store.label(row) for row in rows]).mean())

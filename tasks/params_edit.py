@@ -52,6 +52,7 @@ def _with_value(text: str, dotted: str, value: Any) -> str:
             for inner in reversed(keys[depth + 1 :]):
                 value = {inner: value}
             break
+    assert node is not None  # `key` has parts
     return _replaced(text, key_node, node, shown(value))
 
 

@@ -101,7 +101,7 @@ class _Batches(CalibrationDataReader):
     def __init__(self, batches: Sequence[np.ndarray]):
         self._batches = iter(batches)
 
-    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+    def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
         return None if batch is None else {"images": batch}
 

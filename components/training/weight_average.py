@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.data.loaders import PreparedDataModule
@@ -144,7 +144,8 @@ class _FreshNorms(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure on the training images, as the last epoch shows them."""
         self.stop.take_over()  # Lightning has put a handler of its own for TERM
-        norms = _learning_norms(pl_module)
+        network = cast(nn.Module, pl_module.network)
+        norms = _learning_norms(pl_module, network)
         if not norms:
             return
         momenta = [norm.momentum for norm in norms]
@@ -160,7 +161,7 @@ class _FreshNorms(Callback):
             self._end_if_asked()
             moved = trainer.strategy.batch_to_device(batch)
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                pl_module.network(_images(moved))
+                network(_images(moved))
             seen += len(_images(moved))
             if seen >= _NORM_IMAGES:
                 break
@@ -183,12 +184,12 @@ def _images(batch: Any) -> Tensor:
     return images
 
 
-def _learning_norms(module: LightningModule) -> list[_BatchNorm]:
+def _learning_norms(module: LightningModule, network: nn.Module) -> list[_BatchNorm]:
     """Those whose statistics follow the batches in training: a frozen backbone's do not."""
     module.train()
     found = [
         part
-        for part in module.network.modules()  # type: ignore[union-attr, operator]
+        for part in network.modules()
         if isinstance(part, _BatchNorm) and part.training and part.track_running_stats
     ]
     module.eval()
