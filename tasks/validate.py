@@ -43,6 +43,8 @@ def validate(params: Params, layout: Layout) -> Figures:
     from components.validation.run import validate_reading
 
     base, settings = params.base, params.validate_
+    # What `accept` goes by: nothing, until this data is known.
+    layout.profile.unlink(missing_ok=True)
     reading = read_dataset(
         layout.root / base.data, settings.format, base.task, base.classes, base.multi_label
     )

@@ -86,6 +86,15 @@ def test_what_is_refused(tmp_path, prepare, message):
     assert not layout.accepted.exists()
 
 
+def test_data_that_cannot_be_read_is_not_accepted_for_what_it_was(tmp_path):
+    layout = Layout(tmp_path)
+    write_profile(layout, ("cat", "dog"))
+    with pytest.raises(DataError, match="there is no such folder"):
+        validate(parameters(), layout)
+    with pytest.raises(DataError, match="run `python -m tasks.validate` first"):
+        accept(parameters(), layout)
+
+
 def test_a_broken_accepted_file_is_replaced(tmp_path):
     layout = Layout(tmp_path)
     write_profile(layout, ("cat", "dog"))
