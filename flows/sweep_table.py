@@ -98,5 +98,5 @@ def params_diff(row: Row, params: Path) -> str:
 
 
 def apply(row: Row, params: Path) -> None:
-    """Write a trial's values to a parameter file, whole or not at all."""
-    write_text(params, with_values(params.read_text(encoding="utf-8"), row.values))
+    """Write a trial's values to a parameter file, whole or not at all; its line ends stay."""
+    write_text(params, with_values(params.read_bytes().decode("utf-8"), row.values))

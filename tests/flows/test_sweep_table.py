@@ -82,3 +82,6 @@ def test_diff_then_apply(tmp_path: Path) -> None:
     apply(ROWS[2], params)
     assert params.read_text() == text.replace("0.1 ", "0.3 ")
     assert params_diff(ROWS[2], params) == ""
+    params.write_bytes(text.replace("\n", "\r\n").encode())
+    apply(ROWS[2], params)
+    assert params.read_bytes().decode() == text.replace("0.1 ", "0.3 ").replace("\n", "\r\n")

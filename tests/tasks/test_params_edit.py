@@ -34,6 +34,11 @@ ROOT = Path(__file__).parents[2]
             {"a.e": "no"},
             "a:\n  b:\n    c: 1 # x\n  e: 'no'\nd: 1\n",
         ),
+        ('"a":\n  "b" : 1 # x\n', {"a.b": 2}, '"a":\n  "b" : 2 # x\n'),
+        ("a:\n  b: |\n    x\n    y\n\n  c: 1\n", {"a.b": "z"}, "a:\n  b: z\n\n  c: 1\n"),
+        ("a:\n  b: >-\n    x\nc: 1\n", {"a.d": 2}, "a:\n  b: >-\n    x\n  d: 2\nc: 1\n"),
+        ("a: {b: 1,}\n", {"a.c": 2}, "a: {b: 1, c: 2}\n"),
+        ("a:\r\n  b: 1 # x\r\n", {"a.b": 2, "a.c": 3}, "a:\r\n  b: 2 # x\r\n  c: 3\r\n"),
     ],
 )
 def test_replaced_where_it_stands(text: str, values: dict[str, object], expected: str) -> None:
@@ -43,6 +48,21 @@ def test_replaced_where_it_stands(text: str, values: dict[str, object], expected
 def test_a_value_is_no_section() -> None:
     with pytest.raises(ParamsError, match=r"a\.b\.c: a\.b is no section"):
         with_values("a:\n  b: 1\n", {"a.b.c": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        pytest.param("a:\n  b: &x 1\n  c: *x\n", "a.b", id="the anchor of another"),
+        pytest.param("a:\n  b: &x 1\n  c: *x\n", "a.c", id="the alias of another"),
+        pytest.param("a: &x\n  b: 1\nc: *x\n", "c.b", id="in an alias of a section"),
+        pytest.param("a: &x\n  b: 1\nc: *x\n", "c.d", id="new in an alias of a section"),
+        pytest.param("a: &x\n  b: 1\nc:\n  <<: *x\n", "c.d", id="behind an alias"),
+    ],
+)
+def test_a_value_that_others_hang_on_is_refused(text: str, key: str) -> None:
+    with pytest.raises(ParamsError, match=f"{key}: cannot be set without a change of other"):
+        with_values(text, {key: 2})
 
 
 @pytest.mark.parametrize("name", FILES, ids=lambda path: path.name)
