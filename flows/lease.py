@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from components.errors import WriteError
 from components.files import write_text
 
 RENEW_SECONDS = 10.0
@@ -58,7 +60,8 @@ class Lease:
         count = 0
         while not self._over.wait(RENEW_SECONDS):
             count += 1
-            self._write(count)
+            with suppress(WriteError):  # the disk may take the next one
+                self._write(count)
 
     def _write(self, count: int) -> None:
         write_text(self.path, f"{self.token} {count}")
@@ -85,8 +88,11 @@ class LeaseWatch:
         self._looked = time.monotonic()
         try:
             text = self._path.read_text(encoding="utf-8")
-        except OSError:
+        except FileNotFoundError:
             text = ""
+        except OSError:
+            # A network's file system may be away for a while, or have lost a file just renamed.
+            text = self._text or self._token
         self._looks = 0 if text != self._text else self._looks + 1
         self._text = text
         self._ended = self._looks > PATIENCE_LOOKS or text.partition(" ")[0] != self._token

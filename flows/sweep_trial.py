@@ -76,7 +76,7 @@ class Site:
         return self.folder / "resume"
 
     def done(self, key: str) -> Path:
-        """Figures of a finished trial."""
+        """What `run_trial` keeps of a finished trial: `seconds`, `figures`."""
         return self.folder / "done" / f"{key}.json"
 
 
@@ -236,9 +236,9 @@ def run_trial(trial: Trial, prepared: Prepared, site: Site, on_line: Callable[[s
     known = site.done(key)
     if known.exists():
         try:
-            figures = read_json(known)
-            return replace(row, status="known", figures=figures, seconds=figures.pop("seconds"))
-        except DataError:
+            kept = read_json(known)
+            return replace(row, status="known", seconds=kept["seconds"], figures=kept["figures"])
+        except (DataError, KeyError, TypeError):
             known.unlink()  # damaged: it is run again
     started = time.perf_counter()
     try:
@@ -260,7 +260,7 @@ def run_trial(trial: Trial, prepared: Prepared, site: Site, on_line: Callable[[s
             reason="" if stopped else str(error),
         )
     seconds = time.perf_counter() - started
-    write_json(known, {**figures, "seconds": seconds})
+    write_json(known, {"seconds": seconds, "figures": figures})
     shutil.rmtree(site.resume / f"trial-{key}", ignore_errors=True)
     return replace(row, status="done", figures=figures, seconds=seconds)
 

@@ -65,8 +65,8 @@ def worktree(
 
     Args:
         root: the user's repository.
-        folder: of the worktree and what it needs around it. Its name has to be unique among the
-            worktrees of the repository. One that a killed process left there is removed.
+        folder: of the worktree and what it needs around it. One that a killed process left there
+            is removed.
         commit: to be checked out, on no branch.
         cache: DVC's.
         links: paths, relative to `root`, that are links to what the user has there, unless the
@@ -82,7 +82,8 @@ def worktree(
     remove_left_over(root, folder, kept)
     tree.parent.mkdir(parents=True)
     try:
-        git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+        # Forced: git may know of one there that somebody has removed by hand.
+        git(root, "worktree", "add", "--force", "--quiet", "--detach", str(tree), commit)
         kinds = '"reflink,hardlink,symlink"'
         config = f"[cache]\n    dir = {cache}\n    type = {kinds}\n"
         (tree / ".dvc" / "config.local").write_text(config, encoding="utf-8")
@@ -115,8 +116,11 @@ def _remove(root: Path, folder: Path, kept: Path) -> None:
         resume.rename(kept)
     shutil.rmtree(folder, ignore_errors=True)
     # `git worktree prune` would also forget those of the user's that lie on a drive that is away.
+    # By place, not by name: another checkout of the repository may have a sweep of its own.
     registered = Path(git(root, "rev-parse", "--path-format=absolute", "--git-common-dir"))
-    shutil.rmtree(registered / "worktrees" / folder.name, ignore_errors=True)
+    for place in registered.glob("worktrees/*/gitdir"):
+        if Path(place.read_text(encoding="utf-8").strip()).is_relative_to(folder):
+            shutil.rmtree(place.parent, ignore_errors=True)
     with contextlib.suppress(OSError):
         (registered / "worktrees").rmdir()
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from sweep_repository import make_sweep_toy
 from toy_repository import Toy
 
-from components.errors import ParamsError
+from components.errors import ParamsError, WriteError
 from flows.dvc_stage import run_stage
 from flows.flow_errors import FlowError
 from flows.lease import Lease, LeaseWatch
@@ -180,6 +182,28 @@ def test_what_a_killed_process_left_is_removed(sweep_toy: Toy) -> None:
             remove_left_over(root, folder, kept)
 
 
+def test_worktrees_are_told_apart_by_place(sweep_toy: Toy, tmp_path: Path) -> None:
+    root = sweep_toy.root
+    commit, cache = git(root, "rev-parse", "HEAD"), root / ".dvc" / "cache"
+
+    def made(place: str) -> AbstractContextManager[tuple[Path, int]]:
+        return worktree(root, tmp_path / place / "trial-x", commit, cache, [], tmp_path / "kept")
+
+    # As in a sweep in another checkout of this repository.
+    with made("one") as (first, _):
+        with made("two"):
+            pass
+        assert git(first, "rev-parse", "HEAD") == commit
+        assert len(git(root, "worktree", "list").splitlines()) == 2
+        shutil.rmtree(tmp_path / "one")
+    # One that was removed by hand while git knew of it.
+    git(root, "worktree", "add", "--quiet", "--detach", str(tmp_path / "one" / "trial-x"), commit)
+    shutil.rmtree(tmp_path / "one")
+    with made("one"):
+        pass
+    assert len(git(root, "worktree", "list").splitlines()) == 1
+
+
 def test_no_commit_is_told(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     with pytest.raises(FlowError, match="not the root of a git repository with a commit"):
@@ -231,3 +255,37 @@ def test_lease_that_nobody_renews_ends(tmp_path: Path, monkeypatch: pytest.Monke
     assert [watch.ended(), watch.ended()] == [False, True]
     path.write_text("token 2")
     assert watch.ended(), "an end is for good"
+
+
+def test_a_lease_that_cannot_be_read_for_a_while_is_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.lease.LOOK_SECONDS", 0)
+    path = tmp_path / "lease"
+    with Lease(path) as lease:
+        watch = LeaseWatch(path, lease.token)
+        assert not watch.ended()
+        path.unlink()
+        path.mkdir()  # reading it is an error, though not that of a missing file
+        assert not watch.ended()
+        path.rmdir()
+        assert watch.ended()
+
+
+def test_a_lease_that_cannot_be_renewed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = threading.Event()
+    texts: list[str] = []
+
+    def write(path: Path, text: str) -> None:
+        texts.append(text)
+        if len(texts) == 2:
+            raise WriteError("no space is left")
+        if len(texts) == 3:
+            written.set()
+
+    monkeypatch.setattr("flows.lease.write_text", write)
+    monkeypatch.setattr("flows.lease.RENEW_SECONDS", 0.01)
+    with Lease(tmp_path / "lease"):
+        assert written.wait(60)
