@@ -14,15 +14,16 @@ from lightning.pytorch.plugins import LayerSync
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.models.processes import num_processes
 
 
-class SharedBatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over the images of all processes, however many each has."""
+class _Shared(_BatchNorm):
+    """A batch norm over the images of all processes, however many each has."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise [B, C, H, W]; in evaluation as `nn.BatchNorm2d`."""
+        """Normalise [B, C, ...]; in evaluation as torch's own."""
         if not self.training or num_processes() == 1:
             return super().forward(input)
         dims = [0, *range(2, input.ndim)]
@@ -55,8 +56,20 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-class SharedBatchNormAct(SharedBatchNorm):
-    """timm's `BatchNormAct2d`, likewise."""
+class SharedBatchNorm1d(_Shared, nn.BatchNorm1d):
+    """`nn.BatchNorm1d`, shared."""
+
+
+class SharedBatchNorm2d(_Shared, nn.BatchNorm2d):
+    """`nn.BatchNorm2d`, shared."""
+
+
+class SharedBatchNorm3d(_Shared, nn.BatchNorm3d):
+    """`nn.BatchNorm3d`, shared."""
+
+
+class SharedBatchNormAct2d(SharedBatchNorm2d):
+    """timm's `BatchNormAct2d`, shared."""
 
     drop: nn.Module
     act: nn.Module
@@ -67,8 +80,10 @@ class SharedBatchNormAct(SharedBatchNorm):
 
 
 _SHARED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: SharedBatchNorm,
-    BatchNormAct2d: SharedBatchNormAct,
+    nn.BatchNorm1d: SharedBatchNorm1d,
+    nn.BatchNorm2d: SharedBatchNorm2d,
+    nn.BatchNorm3d: SharedBatchNorm3d,
+    BatchNormAct2d: SharedBatchNormAct2d,
 }
 _OWN = {shared: own for own, shared in _SHARED.items()}
 
@@ -77,7 +92,7 @@ class SharedBatchNorms(LayerSync):
     """For Lightning's `Trainer(plugins=...)`: batch norms are shared while a model is trained."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Share all batch norms; those of other classes than torch's and timm's 2d stay."""
+        """Share all batch norms of torch's and timm's classes; those of others stay."""
         return _with_classes(model, _SHARED)
 
     def revert(self, model: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
+from components.models.shared_batch_norm import SharedBatchNorms
 from components.training.loggers import resolve_loggers
 from components.training.rate_search import TunerConfig, search
 from components.training.seeding import seed_everything
@@ -120,6 +121,9 @@ class AutoTrainer(Trainer):
         use_autotimm_seeding: both values seed alike.
         json_progress, json_progress_every_n_steps, json_progress_log_file: of AutoTimm's desktop
             front end, which is not here.
+        sync_batchnorm: batch norms take the statistics of all processes' images; by our own
+            `SharedBatchNorms`, as torch's `SyncBatchNorm` loses timm's activations.
+        plugins: as Lightning's.
         **trainer_kwargs: any other of Lightning's.
 
     Raises:
@@ -149,6 +153,8 @@ class AutoTrainer(Trainer):
         json_progress: bool = False,
         json_progress_every_n_steps: int = 10,
         json_progress_log_file: str | None = None,
+        sync_batchnorm: bool = False,
+        plugins: Any = None,
         **trainer_kwargs: Any,
     ):
         if json_progress:
@@ -166,6 +172,9 @@ class AutoTrainer(Trainer):
         if enable_checkpointing and checkpoint_monitor and not keeps:
             own.append(_keeper(checkpoint_monitor, checkpoint_mode))
             keeps = True
+        if sync_batchnorm:
+            given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
+            plugins = [*given, SharedBatchNorms()]
         interactive = sys.stderr.isatty()
         shared: dict[str, Any] = {
             "accelerator": accelerator,
@@ -187,6 +196,7 @@ class AutoTrainer(Trainer):
                 val_check_interval=val_check_interval,
                 enable_checkpointing=enable_checkpointing and keeps,
                 fast_dev_run=fast_dev_run,
+                plugins=plugins,
                 **shared,
                 **{
                     "enable_progress_bar": interactive,
@@ -307,7 +317,7 @@ class AutoTrainer(Trainer):
 
 
 # Lightning's settings that change what a step does, and so what a search finds.
-_ALSO_SEARCHED = ("gradient_clip_algorithm", "benchmark", "limit_train_batches", "sync_batchnorm")
+_ALSO_SEARCHED = ("gradient_clip_algorithm", "benchmark", "limit_train_batches")
 
 
 def _keeper(monitor: str, mode: str | None) -> ModelCheckpoint:

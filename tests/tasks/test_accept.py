@@ -91,7 +91,7 @@ def test_data_that_cannot_be_read_is_not_accepted_for_what_it_was(tmp_path):
     write_profile(layout, ("cat", "dog"))
     with pytest.raises(DataError, match="there is no such folder"):
         validate(parameters(), layout)
-    with pytest.raises(DataError, match="run `python -m tasks.validate` first"):
+    with pytest.raises(DataError, match=r"run `python -m tasks\.validate` first"):
         accept(parameters(), layout)
 
 

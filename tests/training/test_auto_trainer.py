@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
@@ -15,6 +16,7 @@ import components
 from components.models.backbones import BackboneConfig, FeatureBackboneConfig
 from components.models.classifier import ImageClassifier
 from components.models.detector import ObjectDetector
+from components.models.shared_batch_norm import SharedBatchNorms
 from components.training.auto_trainer import AutoTrainer, BestCheckpoint, _without_known_warnings
 from components.training.loggers import LoggerConfig, LoggerManager
 from components.training.rate_search import TunerConfig, search
@@ -478,3 +480,15 @@ class TestTogether:
     def test_it_is_a_lightning_trainer(self, tmp_path):
         assert isinstance(trainer(tmp_path), Trainer)
         assert issubclass(components.AutoTrainer, Trainer)
+
+
+@pytest.mark.parametrize("plugins", [None, TorchCheckpointIO(), [TorchCheckpointIO()]])
+def test_batch_norms_are_shared_by_our_own_layers(tmp_path, plugins):
+    given = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "plugins": plugins}
+    trainer = AutoTrainer(sync_batchnorm=True, default_root_dir=tmp_path, **given)
+    assert isinstance(trainer.strategy._layer_sync, SharedBatchNorms)
+    assert AutoTrainer(**given).strategy._layer_sync is None
+    kept = plugins[0] if isinstance(plugins, list) else plugins
+    assert plugins is None or trainer.strategy.checkpoint_io is kept
+    alone = AutoTrainer(sync_batchnorm=True, accelerator="cpu", devices=1, plugins=plugins)
+    assert alone.world_size == 1

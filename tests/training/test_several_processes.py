@@ -1,5 +1,6 @@
 """Two processes train as one does: same losses, nothing measured twice, resumed bit for bit."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import several_processes
 import torch
 from data_helpers import make_store
 from test_fit import same
+from torch import nn
 
 from components.data.loaders import EpochSampler, PreparedDataModule
 from components.data.settings import AugmentSettings
@@ -178,6 +180,25 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path, settings, error, text):
         given = TrainSettings(**settings)
         data = PreparedDataModule(store, given.batch_size, (0.5,) * 3, (0.5,) * 3)
         fit(module, data, given, 0, tmp_path / "resume")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm1d(3), (4, 3)),
+        (nn.BatchNorm2d(3), (2, 3, 4, 4)),
+        (nn.BatchNorm3d(3), (2, 3, 2, 2, 2)),
+    ],
+)
+def test_a_shared_batch_norm_over_one_process_is_torchs_own(monkeypatch, layer, shape):
+    images = 5 * torch.rand(shape) + 7
+    own, shared = copy.deepcopy(layer), SharedBatchNorms().apply(copy.deepcopy(layer))
+    # As with others, but that there are none to add.
+    monkeypatch.setattr("components.models.shared_batch_norm.num_processes", lambda: 2)
+    monkeypatch.setattr("components.models.shared_batch_norm._sum_over_processes", lambda v: v)
+    torch.testing.assert_close(shared(images), own(images))
+    for ours, theirs in zip(shared.buffers(), own.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_batch_norms_are_shared_in_place_and_become_what_they_were():
