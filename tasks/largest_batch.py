@@ -19,6 +19,13 @@ from tasks.train import batches, build
 def largest_batch(params: Params, layout: Layout, limit: int) -> str:
     """The answer, in a line.
 
+    One process is tried; of several each gets a GPU of its own, or its share of the main memory.
+
+    Args:
+        params: of the training.
+        layout: where the prepared data is.
+        limit: the largest size to try, of one process.
+
     Raises:
         TrainingError: not even one image fits.
     """
@@ -40,14 +47,19 @@ def largest_batch(params: Params, layout: Layout, limit: int) -> str:
             f"not even one image of {description.image_size} pixels fits: lower "
             "preprocess.image_size, or take a smaller train.backbone"
         )
-    more = ", the largest that was to be tried" if size == limit else ""
-    return f"train.batch_size: {size} fits on {device.type}{more}; now {settings.batch_size}"
+    count = settings.num_processes
+    each = f", {size} in each of {count} processes" if count > 1 else ""
+    most = ", the largest that was to be tried" if size == limit else ""
+    now = settings.batch_size
+    return f"train.batch_size: {size * count} fits on {device.type}{each}{most}; now {now}"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = command_parser("largest_batch", __doc__)
-    parser.add_argument("--limit", default=512, type=int, help="largest size to try")
+    parser.add_argument(
+        "--limit", default=512, type=int, help="largest size to try, of one process"
+    )
     args = parser.parse_args(argv)
     try:
         print(largest_batch(load(args.params), Layout(), args.limit))

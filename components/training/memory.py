@@ -95,7 +95,7 @@ def largest_batch(
     device: torch.device,
     limit: int = 512,
 ) -> int:
-    """The most images a training step takes on this machine, to an eighth.
+    """The most images of a training step that one process takes on this machine, to an eighth.
 
     On a GPU steps are run until memory is full. On a CPU, where a full memory would bring down the
     machine, a size is tried only if it fits by what the sizes before it took.
@@ -113,7 +113,7 @@ def largest_batch(
     optimizer = create_optimizer(
         module.network, options.optimizer, 1e-6, 0.0, **(options.optimizer_kwargs or {})
     )
-    free = psutil.virtual_memory().available
+    free = psutil.virtual_memory().available / settings.devices  # those that train on this machine
     start = _peak_bytes()
     per_image = 0.0
 

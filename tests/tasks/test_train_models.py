@@ -5,6 +5,7 @@ from data_helpers import make_store
 
 from tasks.evaluate import evaluate
 from tasks.export import export
+from tasks.largest_batch import largest_batch
 from tasks.layout import Layout
 from tasks.params import Params
 from tasks.train import train
@@ -33,6 +34,22 @@ def run(tmp_path, task, *, stages, **settings):
     for stage in stages:
         figures = stage(params, layout)
     return figures
+
+
+@pytest.mark.parametrize(
+    ("devices", "num_nodes", "text"),
+    [(1, 1, "6 fits on cpu; now 8"), (2, 2, "24 fits on cpu, 6 in each of 4 processes; now 8")],
+)
+def test_the_largest_batch_is_that_of_all_processes(
+    tmp_path, monkeypatch, devices, num_nodes, text
+):
+    make_store(Layout(tmp_path).prepared, "classification", num_images=20)
+    train = {"backbone": TINY, "batch_size": 8, "devices": devices, "num_nodes": num_nodes}
+    base = {"task": "classification", "data": "data/raw"}
+    params = Params.model_validate({"base": base, "train": train | {"num_threads": 1}})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("components.training.memory.largest_batch", lambda *_: 6)
+    assert largest_batch(params, Layout(tmp_path), 64) == f"train.batch_size: {text}"
 
 
 @pytest.mark.slow
