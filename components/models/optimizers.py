@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 _TORCH = ("adagrad", "adam", "adamw", "rmsprop", "sgd")
 # All parameters in one kernel: on a CPU a step of AdamW takes a fifth of the time.
-_FUSED = ("adagrad", "adam", "adamw", "sgd")
+FUSED = ("adagrad", "adam", "adamw", "sgd")
 # They need packages that are not installed, or second derivatives of the loss.
 _ELSEWHERE = ("bnb", "fused", "kron", "adahessian")
 
@@ -107,7 +107,7 @@ def create_optimizer(
         near = difflib.get_close_matches(optimizer, known["torch"] + known["timm"], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "list_optimizers() gives all"
         raise ValueError(f"unknown optimizer {optimizer!r}; {hint}")
-    if optimizer in _FUSED and not {"foreach", "capturable", "differentiable"} & set(kwargs):
+    if optimizer in FUSED and not {"foreach", "capturable", "differentiable"} & set(kwargs):
         kwargs.setdefault("fused", _can_be_fused(groups))
     try:
         return create_optimizer_v2(

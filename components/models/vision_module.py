@@ -20,7 +20,7 @@ from components.models.compilation import is_compiled, why_not_compiled
 from components.models.feature_backbone import FeatureBackbone
 from components.models.metrics import LoggingConfig, MetricConfig, MetricManager, computed
 from components.models.module_options import ModuleOptions, plain
-from components.models.optimizers import create_optimizer
+from components.models.optimizers import FUSED, create_optimizer
 from components.models.picture_log import log_pictures, matrix_picture
 from components.models.processes import gathered, num_processes
 from components.models.schedulers import create_scheduler
@@ -426,8 +426,7 @@ class VisionModule(LightningModule):
     def _optimizer_arguments(self) -> dict[str, Any]:
         """Those given; and what the trainer's precision asks for."""
         given = dict(self.options.optimizer_kwargs or {})
-        named = self.options.optimizer in ("adagrad", "adam", "adamw", "sgd")
-        if self.trainer.precision == "16-mixed" and named:
+        if self.trainer.precision == "16-mixed" and self.options.optimizer in FUSED:
             # A fused one takes the loss's scale out itself, too late for gradients to be clipped.
             given.setdefault("fused", None)
         return given

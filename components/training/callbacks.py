@@ -224,7 +224,7 @@ class Curves(Callback):
         return {
             "rows": self.rows,
             "loss_sum": self._loss_sum.cpu(),
-            "num_images": self._num_images,
+            "num_images": float(self._num_images),  # wherever it was, it goes on on any device
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

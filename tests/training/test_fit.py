@@ -8,6 +8,7 @@ from components.data.loaders import PreparedDataModule
 from components.models.backbones import BackboneConfig, FeatureBackboneConfig
 from components.models.classifier import ImageClassifier
 from components.models.detector import ObjectDetector
+from components.training.callbacks import Curves
 from components.training.fit import fit
 from components.training.settings import TrainSettings
 
@@ -79,6 +80,15 @@ def test_patience_stops_early(tmp_path):
     store = make_store(tmp_path / "store", "classification", num_images=20)
     result = run(store, tmp_path / "resume", epochs=30, patience=2, lr=1e-3)
     assert len(result.rows) < 30
+
+
+def test_a_sum_of_losses_goes_on_on_another_device():
+    curves = Curves({})
+    # As with several processes, where it is a tensor on their device.
+    curves.load_state_dict({"rows": [], "loss_sum": torch.tensor(6.0), "num_images": 4})
+    curves._num_images += torch.tensor(2.0)
+    state = curves.state_dict()
+    assert state["num_images"] == 6 and not torch.is_tensor(state["num_images"])
 
 
 def test_a_frozen_backbone_stays_as_it_was_batch_norm_included(tmp_path):
