@@ -68,11 +68,18 @@ class StopRequest:
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
-    def take_over(self) -> None:
-        """Become the handler of both signals."""
+    def take_over(self, trainer: Trainer | None = None) -> None:
+        """Become the handler of both signals.
+
+        Args:
+            trainer: has put a handler of its own for TERM when it began; what that one has noted is
+                not lost.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._note)
+        if trainer is not None and trainer.received_sigterm:
+            self.number = self.number or signal.SIGTERM
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and number == signal.SIGINT:
@@ -180,9 +187,7 @@ class SaveProgress(Checkpoint):
             # it does not know that the whole validation will have been run.
             trainer.fit_loop._restarting = False
             self.resumed = None
-        self.stop.take_over()  # Lightning has put a handler of its own for TERM
-        if trainer.received_sigterm and self.stop.number is None:
-            self.stop.number = signal.SIGTERM
+        self.stop.take_over(trainer)
         if self.stop.agree(False):
             self.stop.end("nothing done that was not saved")
 

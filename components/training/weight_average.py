@@ -143,7 +143,7 @@ class _FreshNorms(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure on the training images, as the last epoch shows them."""
-        self.stop.take_over()  # Lightning has put a handler of its own for TERM
+        self.stop.take_over(trainer)
         network = cast(nn.Module, pl_module.network)
         norms = _learning_norms(pl_module, network)
         if not norms:
@@ -159,10 +159,12 @@ class _FreshNorms(Callback):
         seen = 0
         for batch in loader:
             self._end_if_asked()
-            moved = trainer.strategy.batch_to_device(batch)
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                network(_images(moved))
-            seen += len(_images(moved))
+            images: Tensor = trainer.strategy.batch_to_device(batch)["images"]
+            # A network that is compiled would be so anew for these few batches.
+            eager = torch.compiler.set_stance("force_eager")
+            with eager, torch.no_grad(), trainer.precision_plugin.forward_context():
+                network(images)
+            seen += len(images)
             if seen >= _NORM_IMAGES:
                 break
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -177,11 +179,6 @@ class _FreshNorms(Callback):
     def _end_if_asked(self) -> None:
         if self.stop.agree(False):
             self.stop.end("while averaging the best epochs; the last checkpoint stays")
-
-
-def _images(batch: Any) -> Tensor:
-    images: Tensor = batch["images"]
-    return images
 
 
 def _learning_norms(module: LightningModule, network: nn.Module) -> list[_BatchNorm]:

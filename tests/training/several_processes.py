@@ -91,6 +91,7 @@ def rank(number, count, port, plan, folder):
             continue
         if number == count - 1:
             kept = {"rows": result.rows, "best": result.best, "state": result.state}
+            kept["epochs"] = result.average.epochs
             torch.save(kept, Path(folder, f"{name}.pt"))
 
 

@@ -25,9 +25,9 @@ from components.training.settings import TrainSettings
 NUM_IMAGES = 46
 # What the last process runs through, in one start as importing takes longest.
 PLAN = {
-    "classifier": {"kind": "classifier"},
-    "stopped": {"kind": "classifier", "stop": (1, 1)},
-    "resumed": {"kind": "classifier"},
+    "classifier": {"kind": "classifier", "average_best": 2},
+    "stopped": {"kind": "classifier", "average_best": 2, "stop": (1, 1)},
+    "resumed": {"kind": "classifier", "average_best": 2},
     "fcos": {"kind": "fcos", "lr": 1e-3},
     "yolox": {"kind": "yolox", "lr": 1e-3},
     "broken": {"kind": "classifier", "lr": 1e30},
@@ -81,6 +81,11 @@ def test_the_losses_are_those_of_one_process(stores, together, tmp_path, kind, t
             assert ours[name] == pytest.approx(theirs[name], rel=tolerance), (kind, name)
     if kind == "classifier":  # each of nine images counted once
         assert [row["accuracy"] for row in rows] == [row["accuracy"] for row in alone.rows]
+        # The average of the best epochs too, with the batch norms that go with it.
+        ours = together[0][kind]
+        assert (ours["best"], ours["epochs"]) == (alone.best, alone.average.epochs)
+        for name, value in ours["state"].items():
+            torch.testing.assert_close(value, alone.state[name], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -90,6 +95,7 @@ def test_a_signal_to_one_ends_all_and_they_go_on_bit_for_bit(together):
     assert "stopped 0 ended with 143" in output and "stopped 1 ended with 0" in output
     assert same(results["resumed"]["state"], results["classifier"]["state"])
     assert results["resumed"]["rows"] == results["classifier"]["rows"]
+    assert results["resumed"]["best"] == results["classifier"]["best"]
     assert output.count("epoch 1/2") == 4  # the first process says it, the others nothing
 
 

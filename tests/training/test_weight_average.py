@@ -1,6 +1,8 @@
 """The average of the best epochs: never worse on validation than the best one alone."""
 
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +13,14 @@ from torch import nn
 from components.data.loaders import PreparedDataModule
 from components.training.callbacks import Kept
 from components.training.fit import fit
+from components.training.resume import StopRequest
 from components.training.settings import TrainSettings
-from components.training.weight_average import average_of_best, greedy_soup, mean_weights
+from components.training.weight_average import (
+    _FreshNorms,
+    average_of_best,
+    greedy_soup,
+    mean_weights,
+)
 
 
 def state(value, count=3):
@@ -56,10 +64,23 @@ def norms(weights):
     return {k: v for k, v in weights.items() if k.endswith("running_mean")}
 
 
-@pytest.mark.parametrize("task", ["classification", "detection"])
-def test_a_trainings_average_is_no_worse_and_has_statistics_of_its_own(tmp_path, task, monkeypatch):
+@pytest.mark.parametrize(("task", "all_are_in"), [("classification", True), ("detection", False)])
+def test_a_trainings_average_has_statistics_of_its_own_or_is_the_best_epoch(
+    tmp_path, task, all_are_in, monkeypatch
+):
     store = make_store(tmp_path / "store", task)
     options = {"epochs": 3, "average_best": 3}
+
+    def soup(kept, measured):
+        def noted(weights):
+            value, found = measured(weights)
+            assert 0 <= value <= 1
+            # Which epochs of such a training go well together may differ between machines.
+            return (kept[0].value if all_are_in else -1.0), found
+
+        return greedy_soup(kept, noted)
+
+    monkeypatch.setattr("components.training.weight_average.greedy_soup", soup)
     seen = []
 
     def noted(*given):
@@ -71,7 +92,8 @@ def test_a_trainings_average_is_no_worse_and_has_statistics_of_its_own(tmp_path,
     (_, module, data, kept, *_), _ = seen[0]
     assert [each.value for each in kept] == sorted((each.value for each in kept), reverse=True)
     assert average.value >= kept[0].value and len(average.tried) == 3
-    if len(average.epochs) == 1:
+    assert len(average.epochs) == (3 if all_are_in else 1)
+    if not all_are_in:
         assert same(average.weights, kept[0].weights)
         return
     mean = mean_weights([each.weights for each in kept if each.epoch in average.epochs])
@@ -93,6 +115,46 @@ def test_a_trainings_average_is_no_worse_and_has_statistics_of_its_own(tmp_path,
             means.append(convolution(shown).mean((0, 2, 3)))
     first = next(iter(norms(average.weights).values()))
     torch.testing.assert_close(first, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
+
+
+class Batches(list):
+    sampler = SimpleNamespace(set_epoch=lambda epoch: None)
+
+
+def test_statistics_are_measured_without_compiling():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    batches = Batches({"images": torch.rand(4, 3, 8, 8)} for _ in range(3))
+    norm = nn.BatchNorm2d(3)
+    module = nn.Module()
+    module.network = nn.Sequential(norm)
+    module.network.compile(backend=backend)
+    module.eval()
+    trainer = SimpleNamespace(
+        max_epochs=1,
+        received_sigterm=False,
+        strategy=SimpleNamespace(batch_to_device=lambda batch: batch),
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+    )
+    stop = StopRequest()
+    with stop.listening():
+        data = SimpleNamespace(loader=lambda split, train: batches)
+        _FreshNorms(data, stop).on_validation_start(trainer, module)
+        assert graphs == []
+        expected = torch.stack([batch["images"].mean((0, 2, 3)) for batch in batches]).mean(0)
+        torch.testing.assert_close(norm.running_mean, expected)
+        assert not norm.training and norm.momentum == 0.1
+        with torch.no_grad():
+            module.network(batches[0]["images"])
+        assert len(graphs) == 1  # it is compiled otherwise
+        # A TERM that came while Lightning's handler was in place is not lost.
+        trainer.received_sigterm = True
+        with pytest.raises(SystemExit, match="143"):
+            _FreshNorms(data, stop).on_validation_start(trainer, module)
 
 
 def test_a_frozen_backbones_statistics_stay(tmp_path):
