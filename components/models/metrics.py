@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Self
 
+import torch
 from torch import nn
 from torchmetrics import Metric
 
@@ -240,15 +241,24 @@ def computed(metric: Metric, everywhere: bool = True) -> Any:
     lists = {name: state for name, state in metric.metric_state.items() if isinstance(state, list)}
     metric.sync_on_compute = everywhere and not lists
     if lists and everywhere:
-        kept = {n: [item.cpu() for item in state] for n, state in lists.items()}
-        for name, parts in _by_name(gathered(kept)).items():
-            items = [item.to(metric.device) for part in parts for item in part]
-            setattr(metric, name, items)
+        states = gathered(
+            {
+                name: [item.cpu() for item in state] if isinstance(state, list) else state.cpu()
+                for name, state in metric.metric_state.items()
+            }
+        )
+        for name in states[0]:
+            parts = [state[name] for state in states]
+            setattr(metric, name, _joined(parts, metric._reductions[name], metric.device))
     return metric.compute()
 
 
-def _by_name(states: list[dict[str, list[Any]]]) -> dict[str, list[list[Any]]]:
-    return {name: [state[name] for state in states] for name in states[0]}
+def _joined(parts: list[Any], reduction: Any, device: torch.device) -> Any:
+    """A state over all processes: lists one behind the other, tensors as the metric has it."""
+    if isinstance(parts[0], list):
+        return [item.to(device) for part in parts for item in part]
+    together = torch.stack(parts).to(device)
+    return together if reduction is None else reduction(together)
 
 
 def create_metric(config: MetricConfig, num_classes: int) -> Metric:

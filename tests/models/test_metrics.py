@@ -8,7 +8,13 @@ from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelF1Score
 from torchmetrics.detection import MeanAveragePrecision
 
-from components.models.metrics import LoggingConfig, MetricConfig, MetricManager, create_metric
+from components.models.metrics import (
+    LoggingConfig,
+    MetricConfig,
+    MetricManager,
+    computed,
+    create_metric,
+)
 
 GOOD = {
     "name": "accuracy",
@@ -234,3 +240,35 @@ def test_the_same_name_may_mean_two_metrics_in_two_stages():
         made = manager.get_metric_by_name("accuracy", stage)
         made.update(logits, labels)
         assert made.compute().shape == shape
+
+
+class MeanAndCount(Metric):
+    """Has a state of each kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("values", [], dist_reduce_fx="cat")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("kinds", torch.zeros(()), dist_reduce_fx=None)
+
+    def update(self, values):
+        self.values.append(values)
+        self.count += len(values)
+
+    def compute(self):
+        return torch.cat(self.values).sum() / self.count, self.kinds.shape
+
+
+def test_a_metric_of_lists_and_numbers_is_over_all_processes(monkeypatch):
+    ours, theirs = MeanAndCount(), MeanAndCount()
+    ours.update(torch.tensor([1.0]))
+    theirs.update(torch.tensor([2.0, 3.0]))
+    theirs.update(torch.tensor([6.0]))
+    monkeypatch.setattr("components.models.metrics.num_processes", lambda: 2)
+    monkeypatch.setattr(
+        "components.models.metrics.gathered", lambda own: [own, theirs.metric_state]
+    )
+    assert computed(ours, everywhere=False) == (1, ())
+    assert computed(ours) == (3, (2,))
+    ours.reset()
+    assert ours.values == [] and ours.count == 0
