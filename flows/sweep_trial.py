@@ -230,7 +230,7 @@ def run_trial(trial: Trial, prepared: Prepared, site: Site, on_line: Callable[[s
     """Train and measure with a trial's parameters, unless that has been done before."""
     row = Row(trial.number, trial.values, "failed")
     if prepared.failure:
-        return replace(row, reason=prepared.failure)
+        return _not_done(row, prepared.failure, site)
     key = trial_key(trial, prepared, site)
     row = replace(row, key=key)
     known = site.done(key)
@@ -252,17 +252,18 @@ def run_trial(trial: Trial, prepared: Prepared, site: Site, on_line: Callable[[s
                 raise FlowError(f"{layout.metrics('train')}: has no number `best` to compare")
             figures["evaluate"] = read_json(layout.metrics("evaluate"))
     except TimmflowError as error:
-        stopped = LeaseWatch(site.lease, site.token).ended()
-        return replace(
-            row,
-            status="stopped" if stopped else "failed",
-            seconds=time.perf_counter() - started,
-            reason="" if stopped else str(error),
-        )
+        row = replace(row, seconds=time.perf_counter() - started)
+        return _not_done(row, str(error), site)
     seconds = time.perf_counter() - started
     write_json(known, {"seconds": seconds, "figures": figures})
     shutil.rmtree(site.resume / f"trial-{key}", ignore_errors=True)
     return replace(row, status="done", figures=figures, seconds=seconds)
+
+
+def _not_done(row: Row, reason: str, site: Site) -> Row:
+    if LeaseWatch(site.lease, site.token).ended():
+        return replace(row, status="stopped")  # whatever it says of it
+    return replace(row, reason=reason)
 
 
 @dataclass(frozen=True)

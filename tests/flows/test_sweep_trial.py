@@ -146,6 +146,8 @@ def test_the_end_of_the_lease_ends_a_trial(sweep_toy: Toy) -> None:
     assert kept.read_text() == "half done"
     # A worker that comes to a trial after the end does not begin.
     assert run_trial(trial, prepared, site, on_line).status == "stopped"
+    # Nor one whose data was being prepared then.
+    assert run_trial(trial, prepare(trial, site, print), site, on_line).status == "stopped"
 
 
 def test_data_outside_of_the_repository(tmp_path: Path, runs: Path) -> None:
