@@ -165,7 +165,8 @@ def fit(
         average = average_of_best(trainer, module, data, best.kept, monitor, stop)
         seconds = time.perf_counter() - started
         # Small, as nothing will be trained on: what is left to do after this is to save the result.
-        states = {c.state_key: s for c in callbacks if c is not best and (s := c.state_dict())}
+        small = [callback for callback in callbacks if callback not in (best, ema)]
+        states = {c.state_key: state for c in small if (state := c.state_dict())}
         finished = {"callbacks": states, "seconds": seconds, "value": average.value}
         finished |= {"epochs": list(average.epochs), "tried": [list(t) for t in average.tried]}
         if trainer.is_global_zero:
