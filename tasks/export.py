@@ -44,9 +44,7 @@ def export(params: Params, layout: Layout) -> Figures:
 
     configure_torch()
 
-    import numpy as np
-
-    from components.data.geometry import fit
+    from components.data.geometry import fit, uncropped
     from components.data.store import PreparedStore
     from components.export.formats import Images, write_formats
     from components.models.saved_model import load_for_inference
@@ -55,17 +53,16 @@ def export(params: Params, layout: Layout) -> Figures:
     store = PreparedStore.open(layout.prepared)
     model, description = load_for_inference(layout.weights, **params.evaluate.thresholds())
     split = "val" if len(store.rows("val")) else store.evaluated_split(params.evaluate.split)
-    rows = store.rows(split)[: settings.parity_images]
-    # Spread over the split, whose order may be by class.
-    train = store.rows("train")
-    spread = np.linspace(0, len(train) - 1, min(settings.calibration_images, len(train)))
-    training = train[spread.astype(int)]
-    if "int8" not in settings.formats:
-        training = training[:0]
+    rows = _spread(store.rows(split), settings.parity_images)
+    num_training = settings.calibration_images if "int8" in settings.formats else 0
+    training = _spread(store.rows("train"), num_training)
+    size, crops = description.image_size, description.resize == "crop"
 
     def pixels(chosen: np.ndarray) -> list[np.ndarray]:
-        size = description.image_size
-        return [fit(store.image(row), size, description.resize) for row in chosen]
+        fitted = [fit(store.image(row), size, description.resize) for row in chosen]
+        if settings.input_size == "any" and crops:
+            fitted = [uncropped(image, size, description.crop_fraction) for image in fitted]
+        return fitted
 
     images = Images(
         pixels(rows),
@@ -115,6 +112,13 @@ def export(params: Params, layout: Layout) -> Figures:
     }
 
 
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` rows from all over a split, whose order may be by class."""
+    import numpy as np
+
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+
+
 def metric(
     store: PreparedStore,
     rows: np.ndarray,
@@ -152,13 +156,11 @@ def metric(
     probabilities = np.concatenate([batch[0] for batch in outputs])
     if _one_label(description):
         return float((probabilities.argmax(axis=1) == [store.label(row) for row in rows]).mean())
-    from sklearn.metrics import average_precision_score
+    from components.evaluation.bootstrap import mean_defined
+    from components.evaluation.multi_label import average_precisions
 
     truth = np.array([store.label_vector(row) for row in rows]).astype(bool)
-    known = truth.any(axis=0)
-    if not known.any():
-        return None
-    return float(average_precision_score(truth[:, known], probabilities[:, known]))
+    return float(mean_defined(average_precisions(probabilities, truth))) if truth.any() else None
 
 
 def _one_label(description: ModelDescription) -> bool:

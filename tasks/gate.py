@@ -49,6 +49,7 @@ def gate(
         TimmflowError: a model or the data cannot be used; nothing was judged.
     """
     from components.data.store import PreparedStore
+    from components.evaluation.image_columns import image_table
     from components.export.predictor import OnnxPredictor
     from components.gate.figures import compare
     from components.gate.measure import TestImages, check_task, latencies_ms, measure
@@ -56,6 +57,7 @@ def gate(
     from components.gate.slices import slices_of
 
     store = PreparedStore.open(layout.prepared)
+    _check_tables(layout, store)
     images = TestImages(
         store, store.evaluated_split(params.evaluate.split), layout.root / params.base.data
     )
@@ -88,7 +90,7 @@ def gate(
         **compare(
             [item.records for item in measured],
             {i: (store.info.classes[i], count) for i, count in counts.items()},
-            slices_of(_image_table(layout, images), params.gate.slices),
+            slices_of(image_table(layout.tables, store, images.rows), params.gate.slices),
             known,
             params.gate,
             params.base.seed,
@@ -97,6 +99,16 @@ def gate(
         "validation": _validation(layout),
     }
     return verdict(figures, params.gate)
+
+
+def _check_tables(layout: Layout, store: PreparedStore) -> None:
+    """Slices are by columns of the tables, so these must be of the images measured."""
+    path = layout.tables / "dataset.json"
+    if path.exists() and read_json(path).get("fingerprint") != store.info.fingerprint:
+        raise DataError(
+            f"{layout.prepared}: made from other tables than {layout.tables}; run the preprocess "
+            "stage again"
+        )
 
 
 def main_metric(params: Params, store: PreparedStore) -> str:
@@ -132,24 +144,6 @@ def _trivial(metric: str, counts: dict[int, int], images: TestImages) -> float:
         return 1 / len(shares)
     # Detection: it finds nothing. Several labels: it finds all images alike.
     return sum(shares) / len(shares) if images.store.info.multi_label else 0.0
-
-
-def _image_table(layout: Layout, images: TestImages) -> Any:
-    """Rows of the canonical images table of the images measured, in their order."""
-    import pandas as pd
-
-    store = images.store
-    about = store.index.iloc[images.rows]
-    if not (layout.tables / "dataset.json").exists():
-        return about[["image_id"]]  # no columns of the user's
-    found = read_json(layout.tables / "dataset.json").get("fingerprint")
-    if found != store.info.fingerprint:
-        raise DataError(
-            f"{layout.prepared}: made from other tables than {layout.tables}; run the preprocess "
-            "stage again"
-        )
-    table = pd.read_parquet(layout.tables / "images.parquet").set_index("image_id")
-    return table.loc[about["image_id"]]
 
 
 def _file_facts(

@@ -67,7 +67,7 @@ class Registry:
                 "--tags"
             )
         if push:
-            git(self.root, "fetch", "--quiet", "--tags")
+            git(self.root, "fetch", "--quiet", "--tags", self._git_remote())
         self.events = read_events(self.root)
 
     def versions(self) -> list[Version]:
@@ -288,13 +288,17 @@ class Registry:
         text = f"{message}\n\n{reason}" if reason else message
         tag = write_event(self.root, self.events, name, commit, text, rollback)
         if self._push:
-            remote = git(self.root, "remote").split()
             try:
-                git(self.root, "push", "--quiet", *(remote[:1] or ["origin"]), f"refs/tags/{tag}")
+                git(self.root, "push", "--quiet", self._git_remote(), f"refs/tags/{tag}")
             except RegistryError as error:
                 git(self.root, "tag", "-d", tag)
                 raise RegistryError(f"{error}; nothing was recorded") from None
         self.events = read_events(self.root)
+
+    def _git_remote(self) -> str:
+        """The remote that tags are fetched from and pushed to: `origin`, or the only other one."""
+        names = git(self.root, "remote").splitlines()
+        return names[0] if len(names) == 1 else "origin"
 
     def _check_outputs(self) -> None:
         """What lies here is what the commit says, so that `dvc repro` would have nothing to do."""

@@ -10,6 +10,7 @@ Only numpy and Pillow are needed, so that `predict` starts quickly.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -75,6 +76,31 @@ def fit(pixels: np.ndarray, image_size: tuple[int, int], resize: Resize) -> np.n
         return canvas
     top, left = (height - target_h) // 2, (width - target_w) // 2
     return np.ascontiguousarray(pixels[top : top + target_h, left : left + target_w])
+
+
+def uncropped(pixels: np.ndarray, image_size: tuple[int, int], crop_fraction: float) -> np.ndarray:
+    """An image of the model's size with the border that the rule `crop` cuts off.
+
+    What resizes images by itself then sees the pixels as they are: `to_input` gives them back.
+
+    Args:
+        pixels: uint8 RGB [image_size, 3].
+        image_size: of the model.
+        crop_fraction: its own.
+    """
+    # Sides that the rule scales to themselves; rounding decides which of those nearby do.
+    wanted = [side / crop_fraction for side in image_size]
+    near = sorted(product(range(-3, 4), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))
+    shapes = [
+        (max(image_size[0], round(wanted[0]) + down), max(image_size[1], round(wanted[1]) + right))
+        for down, right in near
+    ]
+    height, width = next(
+        (s for s in shapes if resized_shape(*s, image_size, "crop", crop_fraction) == s), shapes[0]
+    )
+    top, left = (height - image_size[0]) // 2, (width - image_size[1]) // 2
+    borders = ((top, height - image_size[0] - top), (left, width - image_size[1] - left), (0, 0))
+    return np.pad(pixels, borders, mode="edge")
 
 
 def to_input(

@@ -12,7 +12,7 @@ from components.data.store import PreparedStore
 from components.errors import DataError
 
 # What the canonical table of images has for every data set.
-_NOT_THE_USERS = {"image_id", "path", "width", "height", "sha256", "phash", "group", "split"}
+OWN_COLUMNS = {"image_id", "path", "width", "height", "sha256", "phash", "group", "split"}
 _STEP = 4  # every fourth pixel in each direction is enough for a mean
 
 
@@ -51,19 +51,35 @@ def user_columns(tables: Path, store: PreparedStore, rows: np.ndarray) -> dict[s
     """The user's columns of the canonical table of images: name to a value for each of `rows`.
 
     Args:
-        tables: folder of the canonical tables; without them there is no column.
+        tables, store, rows: see `image_table`.
+    """
+    images = image_table(tables, store, rows)
+    return {str(name): images[name] for name in images.columns if name not in OWN_COLUMNS}
+
+
+def image_table(tables: Path, store: PreparedStore, rows: np.ndarray) -> pd.DataFrame:
+    """The rows of the canonical table of images that some prepared images have.
+
+    Args:
+        tables: folder of the canonical tables; without them there is no column but `path`.
         store: the prepared images.
         rows: of the store.
 
     Raises:
-        DataError: the table cannot be read.
+        DataError: the table cannot be read, or lacks some of these images.
     """
-    path = tables / "images.parquet"
-    if not path.is_file():
-        return {}
+    paths = store.index["path"].iloc[rows]
+    table = tables / "images.parquet"
+    if not table.is_file():
+        return paths.to_frame().reset_index(drop=True)
     try:
-        images = pd.read_parquet(path).set_index("path")
+        images = pd.read_parquet(table).set_index("path", drop=False)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; run the validate stage again") from None
-    images = images.reindex(store.index["path"].iloc[rows])
-    return {str(name): images[name] for name in images.columns if name not in _NOT_THE_USERS}
+        raise DataError(f"{table}: cannot be read: {error}; run the validate stage again") from None
+    absent = paths[~paths.isin(images.index)]
+    if len(absent):
+        raise DataError(
+            f"{table}: has no image {absent.iloc[0]}, and {store.folder} has; run the preprocess "
+            "stage again"
+        )
+    return images.loc[paths].reset_index(drop=True)

@@ -63,7 +63,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 RGB [H, W, 3] each, of the model's size.
+    """uint8 RGB [H, W, 3] each, of the model's size; with `uncropped` borders where files crop.
 
     Attributes:
         held_out: on which files are compared with PyTorch.
@@ -103,10 +103,11 @@ def write_formats(
         What was found out of each, float32 first; and PyTorch's metric.
 
     Raises:
-        ExportError: the exporter refuses the model.
+        ExportError: the exporter refuses the model, or its float32 file cannot be run.
     """
     candidates = [_candidate("fp32", onnx_path, settings, threshold)]
     write_onnx(model, description, onnx_path, settings.opset, facts, settings.input_size)
+    _working(onnx_path, images.held_out)
     for kind in settings.formats:
         if kind == "fp32":
             continue
@@ -119,8 +120,10 @@ def write_formats(
                 write_program(model, description, candidate.path, settings.input_size)
             else:
                 _quantize(onnx_path, candidate, model, images)
+            _working(candidate.path, images.held_out)
         except ExportError as error:
             candidate.reasons.append(str(error))
+            candidate.path.unlink(missing_ok=True)
     torch_metric = compare_all(model, description, candidates, images, settings.input_size)
     measure_all(candidates, images.held_out, settings.latency_runs)
     for candidate in candidates:
@@ -141,12 +144,12 @@ def _quantize(source: Path, candidate: Candidate, model: InferenceModel, images:
     wanted = images.training_metric(ours)
 
     def problem(path: Path) -> str:
-        run = load_runner(path)
+        run = _working(path, images.training)
         theirs = [run(batch) for batch in batches]
         parity = Parity()
         for a, b in zip(ours, theirs, strict=True):
             parity += compare(a, b, candidate.rule)
-        metric = images.training_metric(theirs)
+        metric = _measured(images.training_metric, theirs)
         return "; ".join(problems(candidate.rule, parity, metric, wanted))
 
     result = write_int8(source, candidate.path, batches, problem)
@@ -190,7 +193,7 @@ def compare_all(
             theirs_all[name].append(run(batch))
             found[name] += compare(ours_all[-1], theirs_all[name][-1], candidate.rule)
     for name, (candidate, _) in runners.items():
-        candidate.figures["metric"] = images.metric(theirs_all[name])
+        candidate.figures["metric"] = _measured(images.metric, theirs_all[name])
         candidate.figures["parity"] = as_figures(found[name], candidate.rule)
         candidate.reasons += problems(candidate.rule, found[name])
         if input_size == "any" and candidate.kind in ("fp32", "pt2"):
@@ -234,6 +237,27 @@ def judge(candidate: Candidate, fp32: Candidate, torch_metric: float | None) -> 
 
 def _runners(candidates: Sequence[Candidate]) -> dict[str, tuple[Candidate, Runner]]:
     return {c.kind: (c, load_runner(c.path)) for c in candidates if c.path.is_file()}
+
+
+def _working(path: Path, images: Sequence[np.ndarray]) -> Runner:
+    """What runs a file, once it has run one image and several.
+
+    Raises:
+        ExportError: it cannot be loaded or run.
+    """
+    try:
+        run = load_runner(path)
+        for size in (1, BATCH_SIZE):
+            run(np.stack(images[:size]))
+    except Exception as error:  # noqa: BLE001 - the runtimes' errors share no base but this
+        raise ExportError(f"the file cannot be run: {error}") from None
+    return run
+
+
+def _measured(metric: Metric, outputs: Sequence[Outputs]) -> float | None:
+    """A metric; None where some outputs are no numbers, which the comparison tells of."""
+    finite = all(np.isfinite(part).all() for batch in outputs for part in batch)
+    return metric(outputs) if finite else None
 
 
 def _batches(images: Sequence[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -103,7 +103,9 @@ def problems(
             f"{parity.num_unmatched} of {parity.num_sure} predictions have no match in PyTorch's "
             f"({100 * share:.2f} % matched; at least {100 * rule.min_share_matched:g} % needed)"
         )
-    if rule.min_share_matched == 1 and not parity.max_score_difference <= rule.score_tolerance:
+    if not np.isfinite(parity.max_score_difference):
+        found.append("some predictions are no numbers")
+    elif rule.min_share_matched == 1 and parity.max_score_difference > rule.score_tolerance:
         found.append(
             f"scores differ by up to {parity.max_score_difference:.2g} "
             f"(at most {rule.score_tolerance:g} allowed)"
@@ -130,5 +132,8 @@ def metric_loss(metric: float, torch_metric: float) -> float:
 
 
 def as_figures(parity: Parity, rule: Rule) -> dict[str, Any]:
-    """A comparison, and what was asked, for JSON."""
-    return {**asdict(parity), "share_matched": parity.share_matched, "rule": asdict(rule)}
+    """A comparison, and what was asked, for JSON; a difference that is no number is None."""
+    figures = {**asdict(parity), "share_matched": parity.share_matched, "rule": asdict(rule)}
+    if not np.isfinite(parity.max_score_difference):
+        figures["max_score_difference"] = None
+    return figures

@@ -18,7 +18,8 @@ class Parity:
         num_compared: probabilities or detections compared.
         num_sure: images of classifiers; detections of both sides that must have a match.
         num_unmatched: those among them that have none.
-        max_score_difference: of what was matched.
+        max_score_difference: of what was matched; infinite where a prediction of the file is no
+            number.
         min_iou: of matched boxes; 1 for classifiers.
     """
 
@@ -91,7 +92,7 @@ def _compare_image(
     boxes_a, scores_a, labels_a = ours
     boxes_b, scores_b, labels_b = theirs
     if not (np.isfinite(boxes_b).all() and np.isfinite(scores_b).all()):
-        return Parity(1, 0, len(scores_b), len(scores_b))
+        return Parity(1, 0, len(scores_b), len(scores_b), np.inf)
     free = scores_b > 0
     unmatched = 0
     score_difference, min_iou, compared = 0.0, 1.0, 0

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from components.contract.pixels import load_rgb
-from components.data.geometry import fit, resized_shape, to_input
+from components.data.geometry import fit, resized_shape, to_input, uncropped
 from components.data.store import PreparedStore
 from components.errors import ModelError
 from components.evaluation.classification import evaluate_classification
@@ -188,13 +188,20 @@ class _RawScale:
 
 
 def _inputs(predictor: OnnxPredictor, images: TestImages, rows: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, 3] of the model's size: from the store, or else from the raw images."""
-    store = images.store
+    """uint8 [B, H, W, 3] that the network gets to see: from the store, or else from the raw images.
+
+    They are of the model's size, with the border that a model cuts off that resizes by itself.
+    """
+    store, size, resize = images.store, predictor.image_size, predictor.resize
     if _takes_stored(predictor, store):
-        return np.stack([fit(store.image(r), predictor.image_size, predictor.resize) for r in rows])
-    size = (predictor.image_size, predictor.resize, predictor.crop_fraction)
-    paths = store.index["path"].iloc[rows]
-    return np.stack([to_input(load_rgb(images.data / path), *size)[0] for path in paths])
+        inputs = [fit(store.image(row), size, resize) for row in rows]
+    else:
+        rule = (size, resize, predictor.crop_fraction)
+        paths = store.index["path"].iloc[rows]
+        inputs = [to_input(load_rgb(images.data / path), *rule)[0] for path in paths]
+    if predictor.resizes and resize == "crop":
+        inputs = [uncropped(image, size, predictor.crop_fraction) for image in inputs]
+    return np.stack(inputs)
 
 
 def _outputs(

@@ -9,9 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.errors import DataError
-
-_OWN = {"image_id", "path", "width", "height", "sha256", "phash", "group", "split"}
-_MOST_VALUES = 20
+from components.evaluation.image_columns import OWN_COLUMNS
+from components.evaluation.slices import MAX_VALUES
 
 
 def slices_of(images: pd.DataFrame, columns: Sequence[str] | None) -> dict[str, NDArray[np.intp]]:
@@ -27,8 +26,8 @@ def slices_of(images: pd.DataFrame, columns: Sequence[str] | None) -> dict[str, 
     """
     chosen = columns
     if chosen is None:
-        candidates = [name for name in images.columns if name not in _OWN]
-        chosen = [n for n in candidates if 2 <= images[n].nunique() <= _MOST_VALUES]
+        candidates = [name for name in images.columns if name not in OWN_COLUMNS]
+        chosen = [n for n in candidates if 2 <= images[n].nunique() <= MAX_VALUES]
     found = {}
     for name in chosen:
         if name not in images.columns:
@@ -36,10 +35,10 @@ def slices_of(images: pd.DataFrame, columns: Sequence[str] | None) -> dict[str, 
                 f"gate.slices: {name}: the images have no such column; they have "
                 f"{', '.join(images.columns)}"
             )
-        if (count := images[name].nunique()) > _MOST_VALUES:
+        if (count := images[name].nunique()) > MAX_VALUES:
             raise DataError(
                 f"gate.slices: {name}: {count} values among the images measured; at most "
-                f"{_MOST_VALUES} make slices"
+                f"{MAX_VALUES} make slices"
             )
         for value, positions in images.reset_index(drop=True).groupby(name).indices.items():
             found[f"{name} = {value}"] = np.asarray(positions)

@@ -12,6 +12,7 @@ from fastapi import Request
 from components.inference.http_limits import Limits, RefusedError
 
 _MAX_PARTS = 16
+_MAX_HEAD = 2048  # bytes of a header; `email` takes a time that grows with their square
 _ACCEPTED = "send an image as the body (image/* or application/octet-stream) or multipart/form-data"
 
 
@@ -24,7 +25,10 @@ async def read_image(request: Request, limits: Limits) -> bytes:
         starlette.requests.ClientDisconnect: the client has gone.
     """
     header = Message()
-    header["content-type"] = request.headers.get("content-type") or "application/octet-stream"
+    given = request.headers.get("content-type") or "application/octet-stream"
+    if len(given) > _MAX_HEAD:
+        raise RefusedError(400, f"the Content-Type has more than {_MAX_HEAD} characters")
+    header["content-type"] = given
     kind = header.get_content_type()
     if kind not in ("application/octet-stream", "multipart/form-data") and not kind.startswith(
         "image/"
@@ -77,7 +81,8 @@ def form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[Message, bytes]]:
     """The parts of a multipart body (RFC 2046, 5.1): their headers and contents.
 
     Raises:
-        RefusedError: it ends before its last boundary, or has too many parts.
+        RefusedError: it ends before its last boundary, has too many parts, or one of them too long
+            headers.
     """
     delimiter = b"\r\n--" + boundary
     # The first boundary may stand at the very start, without a line break before it.
@@ -91,6 +96,8 @@ def form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[Message, bytes]]:
         head_end = body.find(b"\r\n\r\n", line, end)
         if line < 0 or head_end < 0:
             raise RefusedError(400, "the form has a part without the empty line after its headers")
+        if head_end - line > _MAX_HEAD:
+            raise RefusedError(400, f"a part's headers have more than {_MAX_HEAD} bytes")
         content = body[head_end + 4 : end - len(delimiter)]
         yield BytesHeaderParser().parsebytes(body[line + 2 : head_end + 2]), content
         start = end

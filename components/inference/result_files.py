@@ -21,7 +21,7 @@ CSV_COLUMNS = {
 
 
 def printable(path: Path | None) -> str:
-    """A path as valid Unicode: bytes that are none are written as `\\\\xff`."""
+    """A path as valid Unicode: bytes that are none are written as `\\xff`."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from components.data.geometry import FILL, resized_shape, to_input, trimmed
+from components.data.geometry import FILL, resized_shape, to_input, trimmed, uncropped
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,11 @@ def test_a_line_of_pixels_does_not_fill_the_memory():
         assert fitted.shape == (64, 64, 3)
     assert trimmed(np.zeros((2, 900, 3)), (64, 64), "crop", 1.0).shape == (2, 8, 3)
     assert trimmed(np.zeros((2, 900, 3)), (64, 64), "letterbox", 1.0).shape == (2, 900, 3)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (33, 640), (512, 128), (75, 300)])
+@pytest.mark.parametrize("fraction", [1.0, 0.99, 0.875, 0.5, 0.3])
+def test_the_border_that_is_cut_off_again_resizes_nothing(size, fraction):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    bordered = uncropped(pixels, size, fraction)
+    np.testing.assert_array_equal(to_input(bordered, size, "crop", fraction)[0], pixels)

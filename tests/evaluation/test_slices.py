@@ -1,12 +1,20 @@
 """Slices: which images they hold, the worst first, with intervals that equal plain resampling."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from components.errors import DataError
 from components.evaluation.bootstrap import drawn_weights
 from components.evaluation.classification import evaluate_classification
+from components.evaluation.image_columns import user_columns
 from components.evaluation.slices import MAX_VALUES, MIN_IMAGES, make_slices, measure_slices
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from data_helpers import make_store
 
 COUNT = 40
 
@@ -110,3 +118,19 @@ def test_a_slice_without_a_figure_is_left_out():
         return np.full(len(weights), np.nan if images[0] == 0 else 0.5)
 
     assert [row["value"] for row in measure_slices(slices, measure, 20, seed=0)] == ["b"]
+
+
+def test_columns_of_the_user_are_those_of_the_image(tmp_path):
+    store = make_store(tmp_path / "prepared", "classification", 12)
+    tables = tmp_path / "tables"
+    assert user_columns(tables, store, np.arange(3)) == {}
+    tables.mkdir()
+    table = store.index[["image_id", "path"]].assign(camera=store.index["path"].str.upper())
+    table.sample(frac=1, random_state=0).to_parquet(tables / "images.parquet")
+    rows = np.array([7, 2, 5])
+    columns = user_columns(tables, store, rows)
+    assert list(columns) == ["camera"]
+    assert list(columns["camera"]) == list(store.index["path"].iloc[rows].str.upper())
+    table.iloc[:6].to_parquet(tables / "images.parquet")
+    with pytest.raises(DataError, match=r"has no image .* run the preprocess stage again"):
+        user_columns(tables, store, rows)

@@ -191,6 +191,47 @@ def test_a_converter_that_damages_leaves_no_file(written, tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def unrunnable(proto):
+    """Loads, and takes one image at a time only."""
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(not_a_number, "some predictions are no numbers"), (unrunnable, "cannot be run")],
+)
+def test_a_file_without_numbers_or_that_cannot_run_stops_itself_alone(
+    written, tmp_path, monkeypatch, damage, reason
+):
+    model, about, _, _ = written
+
+    def damaging(source, path):
+        proto = onnx.load(source)
+        damage(proto)
+        onnx.save(proto, path)
+
+    def no_nan(outputs):
+        assert all(np.isfinite(batch[0]).all() for batch in outputs)
+        return 0.5
+
+    monkeypatch.setattr(formats_module, "write_fp16", damaging)
+    monkeypatch.setattr(formats_module, "peak_memory_mb", lambda *_: None)
+    (fp32, fp16), _ = write_formats(
+        model,
+        about,
+        Images(pictures(4), [], no_nan, no_nan),
+        ExportSettings(formats=("fp32", "fp16"), latency_runs=1),
+        0.0,
+        {},
+        tmp_path / "model.onnx",
+        tmp_path,
+    )
+    assert fp32.reasons == []
+    assert any(reason in text for text in fp16.reasons)
+    json.dumps([fp32.figures, fp16.figures], allow_nan=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
 class TestRules:
     """What is asked of a file."""
 
@@ -203,6 +244,7 @@ class TestRules:
             (EXACT, {"num_compared": 0}, {}, "nothing was predicted"),
             (EXACT, {"num_unmatched": 1}, {}, "1 of 100 predictions have no match"),
             (EXACT, {"max_score_difference": 2e-4}, {}, "scores differ by up to 0.0002"),
+            (INT8, {"max_score_difference": np.inf}, {}, "no numbers"),
             (EXACT, {}, {"metric": 0.5, "torch_metric": 0.5001}, "the metric falls"),
             (EXACT, {}, {"metric": 0.5001, "torch_metric": 0.5}, None),
             (HALF, {"num_unmatched": 1}, {}, None),

@@ -138,6 +138,16 @@ def test_a_model_of_another_size_is_shown_the_raw_images(layout):
     assert verdict["figures"]["all"]["champion"] == 1
 
 
+def test_a_model_that_crops_by_itself_is_given_the_border_that_it_cuts_off(layout):
+    """Prepared images are cropped already; the graph would crop them once more."""
+    path = layout.prepared / "dataset.json"
+    write_json(path, read_json(path) | {"crop_fraction": 0.8})
+    facts = {"image_size": "[64, 64]", "crop_fraction": "0.8", "input_size": "any"}
+    whole = model(layout, "whole", size=(80, 80), **facts)  # takes no images of another size
+    verdict = gate(parameters(), layout, whole)
+    assert verdict["figures"]["all"]["challenger"] == 1
+
+
 def test_slices_are_the_users_columns(layout):
     store = PreparedStore.open(layout.prepared)
     layout.tables.mkdir(parents=True)
