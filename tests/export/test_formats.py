@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from components.export import formats as formats_module
 from components.export.formats import FILES, Candidate, Images, compare_all, write_formats
 from components.export.gate import HALF, INT8, Rule, metric_loss, problems, rule_for
-from components.export.measure import load_runner
+from components.export.measure import load_runner, peak_memory_mb
 from components.export.parity import Parity
 from components.export.predictor import OnnxPredictor
 from components.export.quantize import calibrate, quantized, sensitivity, write_int8
@@ -75,6 +75,7 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # A size that no file can have.
         patch.setattr("components.export.gate.INT8", replace(INT8, max_size=0.01))
+        patch.setattr(formats_module, "peak_memory_mb", lambda *_: 1.0)  # a process each
         candidates, torch_metric = write_formats(
             model,
             about,
@@ -104,9 +105,15 @@ def test_what_passes_is_there_and_measured(written):
         assert figures["metric"] == 1 and figures["parity"]["share_matched"] == 1
         assert figures["latency_ms_p95_batch_8"] >= figures["latency_ms_p50_batch_8"] > 0
         assert figures["megabytes"] == found[kind].path.stat().st_size / 1e6
-        assert figures["peak_memory_mb"] > 0
+        assert figures["peak_memory_mb"] == 1
     assert found["fp16"].figures["size_ratio"] < 0.7
     json.dumps([candidate.figures for candidate in found.values()], allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", FILES["pt2"]])
+def test_memory_is_measured_in_a_process_of_its_own(written, name):
+    _, _, folder, _ = written
+    assert peak_memory_mb(folder / name, SIZE) > 0
 
 
 def test_what_fails_is_gone_and_says_why(written):
