@@ -11,10 +11,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from PIL import Image
 from toy_repository import CODE, Toy
@@ -22,8 +24,8 @@ from toy_repository import CODE, Toy
 from flows.dvc_stage import run_stage
 from flows.retrain_run import locked, retrain_here
 from flows.retrain_steps import Retraining
-from tasks.layout import STAGES
 
+STAGES = ("train", "export")  # each costs a second of DVC's
 STAGE = """
 import json, pathlib, sys, time
 
@@ -170,10 +172,20 @@ class PlainSteps:
         self.rows.append((name, run_stage(name, retraining.tree, **options).outcome, ""))
 
 
+@contextmanager
+def short() -> Iterator[None]:
+    """Let the pipeline have two stages."""
+    with (
+        patch("flows.retrain_run.STAGES", STAGES),
+        patch("flows.retrain_site.STAGES", STAGES),
+    ):
+        yield
+
+
 def retrained(toy: RetrainToy) -> tuple[dict[str, Any], dict[str, str]]:
     """Retrain here; gives the result, and the outcome of each step."""
     steps = PlainSteps()
-    with locked(toy.root):
+    with locked(toy.root), short():
         result = retrain_here(toy.root, steps, False, None, False)
     return result, {name: outcome for name, outcome, _ in steps.rows}
 
@@ -182,8 +194,8 @@ def killed_at(toy: RetrainToy, step: str) -> None:
     """Retrain in a process that is killed at a step."""
     code = (
         "import sys; from pathlib import Path; import retrain_repository as r\n"
-        "with r.locked(Path()): r.retrain_here(Path.cwd(), r.PlainSteps(sys.argv[1]), False, None, "
-        "False)"
+        "with r.locked(Path()), r.short():\n"
+        "    r.retrain_here(Path.cwd(), r.PlainSteps(sys.argv[1]), False, None, False)"
     )
     env = {**os.environ, "PYTHONPATH": f"{CODE}{os.pathsep}{Path(__file__).parent}"}
     done = subprocess.run(

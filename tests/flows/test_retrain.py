@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from retrain_repository import (
+    CODE,
     RetrainToy,
     fill,
     killed_at,
     make_retrain_toy,
     params,
     retrained,
+    short,
 )
 
 from flows.flow_errors import FlowError
@@ -27,8 +31,8 @@ def first(tmp_path_factory: pytest.TempPathFactory, scrubbed: None) -> RetrainTo
     toy = make_retrain_toy(tmp_path_factory.mktemp("first").resolve() / "repo")
     (toy.root / "stage.py").write_text("a defect, not committed")
     (toy.root / "new.txt").write_text("not tracked")
-    (toy.root / "inputs" / "report.txt").write_text("staged")
-    toy.git("add", "inputs/report.txt")
+    (toy.root / "inputs" / "export.txt").write_text("staged")
+    toy.git("add", "inputs/export.txt")
     before = toy.git("status", "--porcelain"), toy.git("rev-parse", "HEAD")
     result, outcomes = retrained(toy)
     assert (result["outcome"], result["version"]) == ("promoted", "v1.0.0")
@@ -61,14 +65,15 @@ def test_what_a_first_retraining_leaves(first: RetrainToy) -> None:
     files = first.git("diff", "--name-only", "main", "retrain").splitlines()
     assert "dvc.lock" in files
     assert "reports/verdict.json" in files
-    assert "metrics/evaluate.json" in files
+    assert "metrics/train.json" in files
     assert not {"stage.py", "new.txt", "data/raw"} & set(files)
     assert first.git("log", "-1", "--format=%s", "retrain").startswith("Retrain: accuracy 0.54")
     assert (first.root / ".dvc/tmp/retrain/last/reports/verdict.json").exists()
-    last = last_if_nothing_new(first.root, None)
-    assert last is not None
-    assert last["outcome"] == "nothing new"
-    assert last_if_nothing_new(first.root, "review") is None
+    with short():
+        last = last_if_nothing_new(first.root, None)
+        assert last is not None
+        assert last["outcome"] == "nothing new"
+        assert last_if_nothing_new(first.root, "review") is None
 
 
 @pytest.mark.slow
@@ -122,15 +127,27 @@ def test_killed_again_and_again_it_gets_there(toy: RetrainToy) -> None:
 
 
 @pytest.mark.slow
-def test_a_failing_stage_leaves_everything_as_it_was(toy: RetrainToy) -> None:
-    before = toy.git("for-each-ref")
+def test_a_failing_stage_as_a_prefect_flow(toy: RetrainToy, prefect_server: str) -> None:
+    from flows.retrain import retrain
+
     toy.commit("fail")
-    head = toy.git("rev-parse", "main")
-    with pytest.raises(FlowError, match="nothing was learnt"):
-        retrained(toy)
-    assert toy.git("for-each-ref").replace(head, "") == before.replace(
-        toy.git("rev-parse", "main^"), ""
+    before = toy.git("for-each-ref")
+    with short():
+        state = retrain(str(toy.root), return_state=True)
+    assert state.is_failed()
+    assert state.message == "train: nothing was learnt"
+    assert toy.git("for-each-ref") == before
+
+
+def test_help_needs_no_prefect() -> None:
+    code = (
+        "import sys; from flows.retrain_command import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert 'prefect' not in sys.modules"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "exit status: 0 promoted" in done.stdout
 
 
 def test_one_at_a_time(toy: RetrainToy) -> None:
