@@ -8,7 +8,8 @@ they are. What it brings about are commits on a branch, tags of the registry, an
 cache and remote.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: a flow that is served is sent to a process of its own,
+# without the names that its annotations would be looked up by.
 
 if __name__ == "__main__":
     # As in flows/pipeline.py: before Prefect is imported, and not in `__main__`.

@@ -208,6 +208,8 @@ def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] 
             steps.do("finish", lambda on_line: (work.restore(on_line), ("done", ""))[1])
             return _conclude(work, steps, record)
     except StageFailed:
+        # It must not stop every run to come: the next one does all again, mostly from caches.
+        drop_record(site.root, "decided")
         raise
     except (FlowError, KeyError):
         # Its commit is gone, or judged against another champion: everything is done again.
