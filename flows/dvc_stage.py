@@ -75,7 +75,7 @@ def run_stage(
         on_line(line)
 
     command = ["repro", "--single-item", *(["--force"] if force else []), stage]
-    status = _run_dvc(command, root, heard, env, lock, stopped)
+    status = run_guarded(dvc(*command), root, on_line=heard, env=env, lock=lock, stopped=stopped)
     seconds = time.perf_counter() - started
     if status != 0:
         raise StageFailed(stage, output.reason(status), seconds)
@@ -103,22 +103,34 @@ def checkout_stage(
         output.add(line)
         on_line(line)
 
-    status = _run_dvc(["checkout", "--force", stage], root, heard, env, lock, stopped)
+    command = dvc("checkout", "--force", stage)
+    status = run_guarded(command, root, on_line=heard, env=env, lock=lock, stopped=stopped)
     if status != 0:
         raise StageFailed(stage, output.reason(status), time.perf_counter() - started)
 
 
-def _run_dvc(
+def dvc(*words: str) -> list[str]:
+    """The command line of `dvc WORDS`, with this interpreter."""
+    return [sys.executable, "-m", "dvc", *words]
+
+
+def run_guarded(
     command: Sequence[str],
     root: Path,
+    *,
     on_line: Callable[[str], None],
-    env: Mapping[str, str] | None,
-    lock: int | None,
-    stopped: Callable[[], bool] | None,
+    env: Mapping[str, str] | None = None,
+    lock: int | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> int:
-    """Exit status of a `dvc` command; when this returns or raises, no process of it is left."""
+    """Exit status of a command; when this returns or raises, no process of it is left.
+
+    Args:
+        command: program and arguments.
+        root: its working directory; the others are as of `run_stage`.
+    """
     process = GuardedProcess(
-        [sys.executable, "-m", "dvc", *command],
+        command,
         cwd=Path(root),
         env=stage_environment(env),
         keep_open=[] if lock is None else [lock],

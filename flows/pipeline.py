@@ -18,8 +18,7 @@ if __name__ == "__main__":
 
 import os
 import time
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,48 +33,12 @@ from components.errors import DataError
 from components.files import read_json
 from flows.dvc_stage import run_stage
 from flows.flow_errors import FlowError, StageFailed
+from flows.progress import StageRow, Watcher, watcher
 from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES, Layout
 from tasks.stage import headline
 
 StageName = Literal["validate", "preprocess", "train", "evaluate", "export", "report"]
-
-
-@dataclass(frozen=True)
-class StageRow:
-    """What became of one stage.
-
-    Args:
-        stage: its name.
-        outcome: `ran`, `restored` (from DVC's cache), `skipped` (nothing had changed), `failed`, or
-            `not reached`.
-        seconds: wall clock.
-        headline: its figures in a few words, or why it failed.
-    """
-
-    stage: str
-    outcome: Literal["ran", "restored", "skipped", "failed", "not reached"]
-    seconds: float
-    headline: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.stage:<11} {self.outcome:<9} {self.seconds:>7.1f} s  {self.headline}".rstrip()
-        )
-
-
-class Watcher:
-    """What the terminal shows of a flow; independent of the level of Prefect's log."""
-
-    def line(self, text: str) -> None:
-        """A line that a stage printed."""
-
-    def row(self, row: StageRow) -> None:
-        """A stage has ended."""
-
-
-watcher: ContextVar[Watcher] = ContextVar("watcher")
-"""Set by the command; a flow run by a worker has none."""
 
 
 @task(cache_policy=NO_CACHE, retries=0, persist_result=False)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flows.command_line import Server, exit_code
 from flows.flow_errors import StageFailed
+from flows.progress import Terminal, watcher
 from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES, Layout
-
-if TYPE_CHECKING:
-    from flows.pipeline import StageRow
 
 EPILOG = """\
 Stages that have nothing to do are skipped, and results seen before are restored from DVC's cache.
@@ -62,20 +58,10 @@ def _run(args: argparse.Namespace) -> int:
     with workspace_lock(root):
         pass
     server = Server(root)
-    from flows.pipeline import Watcher, pipeline, watcher
-
-    class Terminal(Watcher):
-        def line(self, text: str) -> None:
-            if not args.quiet:
-                print(text, flush=True)
-
-        def row(self, row: StageRow) -> None:
-            # Why a stage failed is said once, in full, at the end or in the lines above.
-            failed = row.outcome == "failed"
-            print(replace(row, headline="") if failed else row, flush=True)
+    from flows.pipeline import pipeline
 
     server.wait()
-    watcher.set(Terminal())
+    watcher.set(Terminal(args.quiet))
     state = pipeline(str(root), args.force, args.stages, return_state=True)
     result = state.result(raise_on_failure=False)
     if isinstance(result, StageFailed) and not args.quiet:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from components.files import read_json, sha256, write_json
 from flows.dvc_stage import checkout_stage, run_stage
 from flows.flow_errors import FlowError
 from flows.lease import LeaseWatch
-from flows.worktree import cache_dir, git, worktree
+from flows.worktree import cache_dir, git, head_commit, worktree
 from tasks.layout import Layout
 from tasks.params import Params, loads
 
@@ -156,8 +156,10 @@ class Row:
         return self.figures.get("best")
 
 
-def code_files(root: Path, commit: str) -> list[str]:
-    """What of a commit the stages of a sweep depend on, `dvc.yaml` included; files and folders.
+def code_files(
+    root: Path, commit: str, needed: Sequence[str] = (*PREPARING, *MEASURING)
+) -> list[str]:
+    """What of a commit some stages depend on, `dvc.yaml` included; files and folders.
 
     Raises:
         FlowError: the commit has no `dvc.yaml` with these stages.
@@ -165,7 +167,7 @@ def code_files(root: Path, commit: str) -> list[str]:
     name = f"dvc.yaml of {commit[:8]}"
     stages = _stages(git(root, "show", f"{commit}:dvc.yaml"), name)
     files = {"dvc.yaml"}
-    for stage in (*PREPARING, *MEASURING):
+    for stage in needed:
         if stage not in stages:
             raise FlowError(f"{name} has no stage {stage}")
         deps = stages[stage].get("deps", [])
@@ -184,13 +186,7 @@ def make_site(root: Path, token: str, threads: int) -> Site:
     Raises:
         FlowError: it is not the root of a git repository with a commit and the pipeline.
     """
-    try:
-        commit = git(root, "rev-parse", "--verify", "HEAD^{commit}")
-        top = Path(git(root, "rev-parse", "--show-toplevel"))
-    except FlowError:
-        commit, top = "", None
-    if top is None or top.resolve() != root.resolve():
-        raise FlowError(f"{root}: not the root of a git repository with a commit")
+    commit = head_commit(root)
     code = hash_of(git(root, "ls-tree", "-r", commit, "--", *code_files(root, commit)))
     env = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     return Site(root, commit, code, cache_dir(root), token, env)

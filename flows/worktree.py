@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +42,22 @@ def git(root: Path, *arguments: str) -> str:
         said = done.stderr.strip() or f"status {done.returncode}"
         raise FlowError(f"git {arguments[0]} in {root}: {said}")
     return done.stdout.rstrip()
+
+
+def head_commit(root: Path) -> str:
+    """The commit that is checked out.
+
+    Raises:
+        FlowError: `root` is not the root of a git repository with a commit.
+    """
+    try:
+        commit = git(root, "rev-parse", "--verify", "HEAD^{commit}")
+        top = Path(git(root, "rev-parse", "--show-toplevel"))
+    except FlowError:
+        commit, top = "", None
+    if top is None or top.resolve() != root.resolve():
+        raise FlowError(f"{root}: not the root of a git repository with a commit")
+    return commit
 
 
 def cache_dir(root: Path) -> Path:
@@ -84,9 +101,7 @@ def worktree(
     try:
         # Forced: git may know of one there that somebody has removed by hand.
         git(root, "worktree", "add", "--force", "--quiet", "--detach", str(tree), commit)
-        kinds = '"reflink,hardlink,symlink"'
-        config = f"[cache]\n    dir = {cache}\n    type = {kinds}\n"
-        (tree / ".dvc" / "config.local").write_text(config, encoding="utf-8")
+        _configure_dvc(root, tree, cache)
         for link in links:
             source, place = root / link, tree / link
             if source.exists() and not os.path.lexists(place):
@@ -98,6 +113,31 @@ def worktree(
             yield tree, lock
     finally:
         _remove(root, folder, kept)
+
+
+def _configure_dvc(root: Path, tree: Path, cache: Path) -> None:
+    """Let DVC in a worktree find what it finds in the user's: the cache, remotes, credentials."""
+    local = ConfigParser(interpolation=None, strict=False)
+    shared = ConfigParser(interpolation=None, strict=False)
+    local.read(root / ".dvc" / "config.local", encoding="utf-8")
+    shared.read(root / ".dvc" / "config", encoding="utf-8")
+    for source in (shared, local):
+        for section in source.sections():
+            url = source.get(section, "url", fallback="")
+            # A relative path is meant from the folder of the file that it stands in.
+            if "remote " in section and url and "://" not in url:
+                if not local.has_section(section):
+                    local.add_section(section)
+                if source is local or not local.has_option(section, "url"):
+                    local.set(section, "url", str((root / ".dvc" / url).resolve()))
+    if not local.has_section("cache"):
+        local.add_section("cache")
+    local.set("cache", "dir", str(cache))
+    local.set("cache", "type", '"reflink,hardlink,symlink"')
+    path = tree / ".dvc" / "config.local"
+    path.touch(mode=0o600)
+    with path.open("w", encoding="utf-8") as file:
+        local.write(file)
 
 
 def _tree(folder: Path) -> Path:
@@ -135,5 +175,5 @@ def remove_left_over(root: Path, folder: Path, kept: Path) -> None:
     if (tree / ".dvc").is_dir():
         with workspace_lock(tree):
             pass
-    if folder.exists():
-        _remove(root, folder, kept)
+    # Also where there is no folder: git may know of it.
+    _remove(root, folder, kept)

@@ -215,17 +215,26 @@ class Registry:
         Raises:
             RegistryError: it names none.
         """
-        declared = self.at(commit, "dvc.yaml").get("artifacts", {}).get(ARTIFACT, {})
-        if "path" not in declared:
-            raise RegistryError(f"dvc.yaml: artifacts.{ARTIFACT}.path: missing in {commit[:7]}")
-        path = str(declared["path"])
-        for stage in self.at(commit, "dvc.lock").get("stages", {}).values():
-            for output in stage.get("outs", []):
-                if output["path"] == path and "md5" in output:
-                    return path, str(output["md5"])
-        raise RegistryError(
-            f"dvc.lock: no output {path} in {commit[:7]}: run `dvc repro` and commit dvc.lock"
-        )
+        return model_in(self.at(commit, "dvc.yaml"), self.at(commit, "dvc.lock"), commit[:7])
+
+    def fetch(self, commit: str, target: Path) -> None:
+        """Bring the model that a commit names from the cache or the remote.
+
+        Args:
+            commit: of a version.
+            target: file to write; must not exist.
+
+        Raises:
+            RegistryError: the commit names none, or its bytes are nowhere or damaged.
+        """
+        path, md5 = self.model_file(commit)
+        _dvc(self.root, "get", "--quiet", "--rev", commit, "-o", str(target), ".", path)
+        with target.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != md5:
+            raise RegistryError(
+                f"{path} of {commit[:7]}: its bytes are damaged (MD5 {found}, dvc.lock says {md5})"
+            )
 
     def at(self, commit: str, path: str) -> dict[str, Any]:
         """A YAML or JSON file as it is in a commit; empty where it has none."""
@@ -311,16 +320,31 @@ class Registry:
 
     def _check_fetchable(self, commit: str) -> None:
         """The model's bytes are in the cache or the remote, and are those that the commit names."""
-        path, md5 = self.model_file(commit)
         with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder, "model")
-            _dvc(self.root, "get", "--quiet", "--rev", commit, "-o", str(target), ".", path)
-            with target.open("rb") as file:
-                found = hashlib.file_digest(file, "md5").hexdigest()
-        if found != md5:
-            raise RegistryError(
-                f"{path} of {commit[:7]}: its bytes are damaged (MD5 {found}, dvc.lock says {md5})"
-            )
+            self.fetch(commit, Path(folder, "model"))
+
+
+def model_in(dvc_yaml: dict[str, Any], dvc_lock: dict[str, Any], where: str) -> tuple[str, str]:
+    """Path and MD5 of the model that a pair of DVC's files names.
+
+    Args:
+        dvc_yaml, dvc_lock: what the files hold.
+        where: they are from, for the message.
+
+    Raises:
+        RegistryError: they name none.
+    """
+    declared = dvc_yaml.get("artifacts", {}).get(ARTIFACT, {})
+    if "path" not in declared:
+        raise RegistryError(f"dvc.yaml: artifacts.{ARTIFACT}.path: missing in {where}")
+    path = str(declared["path"])
+    for stage in dvc_lock.get("stages", {}).values():
+        for output in stage.get("outs", []):
+            if output["path"] == path and "md5" in output:
+                return path, str(output["md5"])
+    raise RegistryError(
+        f"dvc.lock: no output {path} in {where}: run `dvc repro` and commit dvc.lock"
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

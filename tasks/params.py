@@ -32,6 +32,7 @@ from components.settings import Settings
 from components.training.recipes import RECIPES, recipe_values, with_recipe
 from components.training.settings import TrainSettings
 from components.validation.settings import ValidateSettings
+from tasks.retrain_settings import RetrainSettings
 
 
 class BaseSettings(Settings):
@@ -73,6 +74,9 @@ class Params(Settings):
     report: ReportSettings = Field(ReportSettings(), description="the page to review")
     gate: GateSettings = Field(
         GateSettings(), description="when a new model may replace the old one"
+    )
+    retrain: RetrainSettings = Field(
+        RetrainSettings(), description="`python -m flows.retrain`: data in, a new version out"
     )
 
     @model_validator(mode="before")

@@ -1,0 +1,30 @@
+"""Parameters of retraining."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.settings import Settings
+
+
+class RetrainSettings(Settings):
+    """What `python -m flows.retrain` does beside running the stages."""
+
+    promote: Literal["automatic", "review"] = Field(
+        "automatic",
+        description="automatic: what the gate lets pass goes into production; review: it becomes a "
+        "version, and `python -m tasks.registry promote` decides",
+    )
+    branch: str = Field(
+        "retrain",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9/_-]*$",
+        description="git branch for its commits; none that is checked out",
+    )
+    incoming: str = Field(
+        "data/incoming", min_length=1, description="folder of new batches, a folder each"
+    )
+    publish_seconds: int = Field(
+        300, ge=0, description="longest time for sending runs to W&B at the end; 0: not at all"
+    )

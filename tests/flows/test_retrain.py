@@ -1,0 +1,173 @@
+"""Retraining from one version to the next: real git, DVC, registry and batches; quick stages."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from retrain_repository import (
+    CODE,
+    RetrainToy,
+    fill,
+    killed_at,
+    make_retrain_toy,
+    params,
+    retrained,
+    short,
+)
+
+from flows.flow_errors import FlowError
+from flows.retrain_run import last_if_nothing_new, locked
+from tasks.model_registry import Registry
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, scrubbed: None) -> RetrainToy:
+    """A repository that has been retrained once, with a dirty tree."""
+    toy = make_retrain_toy(tmp_path_factory.mktemp("first").resolve() / "repo")
+    (toy.root / "stage.py").write_text("a defect, not committed")
+    (toy.root / "new.txt").write_text("not tracked")
+    (toy.root / "inputs" / "export.txt").write_text("staged")
+    toy.git("add", "inputs/export.txt")
+    before = toy.git("status", "--porcelain"), toy.git("rev-parse", "HEAD")
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], result["version"]) == ("promoted", "v1.0.0")
+    assert outcomes["train"] == "ran"
+    assert (toy.git("status", "--porcelain"), toy.git("rev-parse", "HEAD")) == before
+    assert (toy.root / "stage.py").read_text() == "a defect, not committed"
+    return toy
+
+
+@pytest.fixture
+def toy(first: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
+    root = tmp_path.resolve() / "repo"
+    shutil.copytree(first.root, root, symlinks=True)
+    toy = RetrainToy(root)
+    toy.git("reset", "-q", "--hard")
+    yield toy
+    assert toy.traces() == []
+
+
+def production(toy: RetrainToy) -> str:
+    version = Registry(toy.root).in_stage()
+    assert version is not None
+    return version.name
+
+
+@pytest.mark.slow
+def test_what_a_first_retraining_leaves(first: RetrainToy) -> None:
+    assert first.traces() == []
+    assert production(first) == "v1.0.0"
+    files = first.git("diff", "--name-only", "main", "retrain").splitlines()
+    assert "dvc.lock" in files
+    assert "reports/verdict.json" in files
+    assert "metrics/train.json" in files
+    assert not {"stage.py", "new.txt", "data/raw"} & set(files)
+    assert first.git("log", "-1", "--format=%s", "retrain").startswith("Retrain: accuracy 0.54")
+    assert (first.root / ".dvc/tmp/retrain/last/reports/verdict.json").exists()
+    with short():
+        last = last_if_nothing_new(first.root, None)
+        assert last is not None
+        assert last["outcome"] == "nothing new"
+        assert last_if_nothing_new(first.root, "review") is None
+
+
+@pytest.mark.slow
+def test_good_batches_are_merged_and_bad_ones_refused(toy: RetrainToy) -> None:
+    bad, good = toy.batch("a-bad", range(10, 12)), toy.batch("b-good", range(20, 23))
+    (bad / "yes" / "10.png").write_bytes(b"no picture")
+    toy.batch(".being-copied", range(30, 31))
+    result, outcomes = retrained(toy)
+    assert result["outcome"] == "promoted"
+    assert list(result["refused"]) == ["a-bad"]
+    assert "10.png" in result["refused"]["a-bad"]
+    assert outcomes["data"] == "partly"
+    assert (len(list(bad.rglob("*.png"))), len(list(good.rglob("*.png")))) == (4, 6)
+    assert len(list((toy.root / "data" / "raw").rglob("*.png"))) == 4
+    body = toy.git("log", "-1", "--format=%B", "retrain")
+    assert "0.60" in body
+    assert "Merged batch: b-good" in body
+    assert "Refused batch: a-bad" in body
+    assert toy.git("diff", "--name-only", "main", "retrain", "--", "data/raw.dvc")
+    assert retrained(toy)[0]["outcome"] == "nothing new"
+
+
+@pytest.mark.slow
+def test_a_worse_model_is_not_promoted(toy: RetrainToy) -> None:
+    tip = toy.git("rev-parse", "retrain")
+    toy.commit("0.3")
+    result, _ = retrained(toy)
+    assert (result["outcome"], result["version"]) == ("refused", None)
+    assert "failed: gain, low end" in result["summary"]
+    assert production(toy) == "v1.0.0"
+    assert toy.git("rev-parse", "retrain") == tip
+    again, outcomes = retrained(toy)
+    assert (again["outcome"], list(outcomes)) == ("nothing new", ["retrain"])
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_gets_there(toy: RetrainToy) -> None:
+    toy.commit("0.7")
+    killed_at(toy, "train")
+    assert production(toy) == "v1.0.0"
+    killed_at(toy, "register")
+    assert [v.name for v in Registry(toy.root).versions()] == ["v1.0.0"]
+    killed_at(toy, "promote")
+    assert production(toy) == "v1.0.0"
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], result["version"]) == ("promoted", "v1.1.0")
+    assert "train" not in outcomes
+    assert production(toy) == "v1.1.0"
+    assert [v.name for v in Registry(toy.root).versions()] == ["v1.1.0", "v1.0.0"]
+    assert retrained(toy)[0]["outcome"] == "nothing new"
+
+
+@pytest.mark.slow
+def test_a_failing_stage_as_a_prefect_flow(toy: RetrainToy, prefect_server: str) -> None:
+    from flows.retrain import retrain
+
+    toy.commit("fail")
+    before = toy.git("for-each-ref")
+    with short():
+        state = retrain(str(toy.root), return_state=True)
+    assert state.is_failed()
+    assert state.message == "train: nothing was learnt"
+    assert toy.git("for-each-ref") == before
+
+
+def test_help_needs_no_prefect() -> None:
+    code = (
+        "import sys; from flows.retrain_command import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert 'prefect' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "exit status: 0 promoted" in done.stdout
+
+
+def test_one_at_a_time(toy: RetrainToy) -> None:
+    with (
+        locked(toy.root),
+        pytest.raises(FlowError, match="another retraining"),
+        locked(toy.root),
+    ):
+        pass
+
+
+def test_branch_that_is_checked_out(toy: RetrainToy) -> None:
+    toy.git("checkout", "-q", "retrain")
+    with pytest.raises(FlowError, match=r"retrain\.branch = retrain: is checked out in"):
+        retrained(toy)
+
+
+def test_batches_for_data_that_nothing_records(toy: RetrainToy) -> None:
+    params(toy, {"data: data/raw": "data: data/other"})
+    fill(toy.root / "data" / "other", range(2))
+    toy.batch("new", range(4, 5))
+    with pytest.raises(FlowError, match="`dvc add data/other` and commit"):
+        retrained(toy)
