@@ -172,6 +172,10 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
     site, commit = work.site, record["commit"]
     version: list[Version] = []
 
+    def push(on_line: OnLine) -> tuple[str, str]:
+        work.push(on_line)
+        return "done", ""
+
     def register(on_line: OnLine) -> tuple[str, str]:
         work.move_branch(commit, record["tip"])
         version.append(Registry(work.tree).register(reason=record["summary"]))
@@ -182,7 +186,7 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
         return "done", f"{version[0].name}, was {before.name if before else 'none'}"
 
     if Registry(work.tree).has_remote():
-        steps.do("push", lambda on_line: (work.push(on_line), ("done", ""))[1])
+        steps.do("push", push)
     steps.do("register", register)
     outcome = "registered"
     name = version[0].name
@@ -205,7 +209,12 @@ def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] 
             own = [v.name for v in latest if v.commit == record["commit"]]
             if record["champion"] not in names and not names & set(own):
                 raise FlowError("the champion is another one now")
-            steps.do("finish", lambda on_line: (work.restore(on_line), ("done", ""))[1])
+
+            def restore(on_line: OnLine) -> tuple[str, str]:
+                work.restore(on_line)
+                return "done", record["commit"][:8]
+
+            steps.do("finish", restore)
             return _conclude(work, steps, record)
     except StageFailed:
         # It must not stop every run to come: the next one does all again, mostly from caches.

@@ -247,10 +247,10 @@ class Retraining:
         """
         seconds = self.site.params.retrain.publish_seconds
         deadline = time.monotonic() + seconds
-        output = StageOutput("publish")
+        said = [""]
 
         def heard(line: str) -> None:
-            output.add(line)
+            said.append(line.removeprefix("publish: "))
             on_line(line)
 
         command = [sys.executable, "-m", "tasks.publish", "--timeout", str(seconds)]
@@ -261,7 +261,7 @@ class Retraining:
         status = run_guarded(command, self.tree, on_line=heard, stopped=late, **self.options)
         if status == 0:
             return ""
-        return f"not done after {seconds} s" if late() else output.reason(status)
+        return f"not done after {seconds} s" if late() else said[-1] or f"status {status}"
 
     def _python(self, words: list[str], on_line: OnLine) -> tuple[int, StageOutput]:
         output = StageOutput(words[0].removeprefix("tasks."))
