@@ -63,7 +63,6 @@ def train(params: Params, layout: Layout) -> Figures:
     from components.models.saved_model import InferenceModel, save_model
 
     settings = params.train
-    remove_stale(layout.resume, keep=layout.resume / resume_key(params, layout))
     remove_drafts(layout.weights.parent)
     remove_drafts(layout.plots)
     store, description, module, result = fitted_module(params, layout)
@@ -107,7 +106,7 @@ def train(params: Params, layout: Layout) -> Figures:
 def fitted_module(
     params: Params, layout: Layout
 ) -> tuple[PreparedStore, ModelDescription, VisionModule, FitResult]:
-    """The part of `train` that several processes do together; it writes nothing but checkpoints."""
+    """The part of `train` that several processes do together; it writes the resume folder alone."""
     from components.runtime import configure_torch
 
     settings = params.train
@@ -128,6 +127,8 @@ def fitted_module(
     data = batches(store, description, params)
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
+    if is_first_process():
+        remove_stale(layout.resume, keep=resume_dir)
     result = fit(module, data, settings, params.base.seed, resume_dir)
     return store, description, module, result
 
