@@ -31,7 +31,6 @@ BATCH_SIZE = 8
 GRADIENT_CLIP = 10.0
 LAST_PART = 0.1  # share of the training with YOLOX's L1 loss
 SEEDS = 5
-AUTOTIMM_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def jobs(with_autotimm: bool) -> list[Job]:
         for data in DATA
         for family, peers in PEERS.items()
         for peer in peers
-        if peer != "autotimm" or (with_autotimm and seed < AUTOTIMM_SEEDS)
+        if peer != "autotimm" or with_autotimm
     ]
 
 
