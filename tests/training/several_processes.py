@@ -73,6 +73,11 @@ def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, **settings):
         EpochSeed.on_train_batch_end = own
 
 
+def say(line):
+    """In one write: under PYTHONUNBUFFERED `print` takes several, between which others write."""
+    os.write(1, f"{line}\n".encode())
+
+
 def rank(number, count, port, plan, folder):
     torch.set_num_threads(1)
     names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
@@ -84,10 +89,10 @@ def rank(number, count, port, plan, folder):
         try:
             result = run(devices=count, **arguments)
         except SystemExit as end:
-            print(name, number, "ended with", end.code, flush=True)
+            say(f"{name} {number} ended with {end.code}")
             continue
         except TrainingError as error:
-            print(name, number, error, flush=True)
+            say(f"{name} {number} {error}")
             continue
         if number == count - 1:
             kept = {"rows": result.rows, "best": result.best, "state": result.state}
