@@ -8,7 +8,7 @@ Reads `models/trained/`, `data/prepared/`, and the user's columns in `data/table
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from components.data.store import PreparedStore
     from components.evaluation.detections import Predictions, TrueObjects
-    from components.evaluation.pictures import Kind
+    from components.evaluation.pictures import Box, Kind
 
     Mistake = tuple[int, np.ndarray, str, str]  # row of the store, picture, title, detail
 
@@ -228,14 +228,16 @@ def _evaluate_detector(
     write_detection_plots(layout.plots, result)
     row_of = {int(image_ids[row]): row for row in rows}
     mistakes: list[Mistake] = []
+    drawn: list[list[Box]] = []
     for mistake in result.mistakes[: settings.num_mistakes]:
         row = row_of[mistake.image_id]
         boxes = mistake_boxes(mistake, truth, predictions, classes)
+        drawn.append(boxes)
         picture = draw_boxes(store.image(row), [box.scaled(*store.scale(row)) for box in boxes])
         words = describe_detection(mistake, truth, predictions, classes)
         mistakes.append((row, picture, *words))
     suspects = _suspect_pictures(store, row_of, all_truth, all_predictions, settings.num_mistakes)
-    _write_details(folder, store, result.details, mistakes, suspects)
+    _write_details(folder, store, result.details, mistakes, suspects, drawn)
     return result.figures
 
 
@@ -274,11 +276,16 @@ def _write_details(
     details: dict[str, Any],
     mistakes: list[Mistake],
     suspects: list[Mistake],
+    drawn: Sequence[Sequence[Box]] = (),
 ) -> None:
-    """Write `details.json`, and a picture of each mistake and each suspect label beside it."""
+    """Write `details.json`, and a picture of each mistake and each suspect label beside it.
+
+    Args:
+        drawn: of a detector, the boxes in each mistake's picture, in pixels of the image itself.
+    """
     from components.evaluation.pictures import save_jpeg
 
-    listed: dict[str, list[dict[str, str]]] = {}
+    listed: dict[str, list[dict[str, Any]]] = {}
     for kind, entries in (("mistake", mistakes), ("suspect", suspects)):
         listed[f"{kind}s"] = []
         for number, (row, picture, title, detail) in enumerate(entries):
@@ -287,6 +294,11 @@ def _write_details(
             listed[f"{kind}s"].append(
                 {"picture": name, "path": path, "title": title, "detail": detail}
             )
+    for entry, boxes in zip(listed["mistakes"], drawn, strict=False):
+        entry["boxes"] = [
+            {"kind": box.kind, "label": box.label, "score": box.score, "xywh": list(box.xywh)}
+            for box in boxes
+        ]
     write_json(folder / "details.json", rounded({**details, **listed}))
 
 
