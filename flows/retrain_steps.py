@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from components.errors import DataError
-from components.files import read_json
+from components.files import read_json, write_json
 from flows.dvc_stage import StageOutput, dvc, run_guarded
 from flows.flow_errors import FlowError
 from flows.retrain_site import (
@@ -188,9 +188,19 @@ class Retraining:
         status, output = self._python(words, heard)
         if status not in (PROMOTE, REFUSE):
             raise FlowError(output.reason(status))
+        self._record(champion, on_line)
         start = next((i for i, line in enumerate(said) if line.startswith("gate: ")), len(said))
         verdict = "; ".join(line.strip() for line in said[start:])
         return status == PROMOTE, re.sub("^gate: (promote|refuse): ", "", verdict)
+
+    def _record(self, champion: Version | None, on_line: OnLine) -> None:
+        """Leave the verdict and what led to it for W&B; that it cannot be done is said, no more."""
+        if os.environ.get("WANDB_MODE") == "disabled":
+            return
+        context = self.tree / ".dvc" / "tmp" / "retraining.json"
+        name = champion.name if champion else ""
+        write_json(context, {"champion": name, "merged": self.merged, "refused": self.refused})
+        self._python(["tasks.review", str(context)], on_line)
 
     def commit(self, summary: str) -> str:
         """Commit what the stages and the gate have given; the branch does not show it yet."""

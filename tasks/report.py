@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError
 from components.files import read_json, sha256, write_text
+from components.hidden import hidden, secrets_of
 from tasks import stage
 from tasks.layout import Layout
 from tasks.params import Params
@@ -101,7 +102,7 @@ def gather(params: Params, layout: Layout) -> Facts:
         images_per_split={str(k): int(n) for k, n in images["split"].value_counts().items()},
         per_class_and_split=_class_counts(images, objects, prepared["classes"]),
         curves=_curves(layout.plots / "train.csv"),
-        parameters=list(_flattened(params.model_dump(by_alias=True))),
+        parameters=flattened(hidden(params.model_dump(by_alias=True), secrets_of(os.environ))),
         versions=_versions(),
         machine=_machine(),
         export=_read(layout.export_details, "export"),
@@ -174,11 +175,12 @@ def _curves(path: Path) -> list[dict[str, float]]:
     return [{str(name): float(value) for name, value in row.items()} for row in rows]
 
 
-def _flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, value) of nested parameters."""
     rows: list[tuple[str, Any]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            rows += _flattened(value, f"{prefix}{key}.")
+            rows += flattened(value, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", value))
     return rows
