@@ -317,8 +317,12 @@ def at_work(site: Site, commit: str) -> Iterator[Retraining]:
             # Runs are published from where the user's are.
             (site.root / "wandb").mkdir(exist_ok=True)
             (tree / "wandb").symlink_to(site.root / "wandb")
-        # DVC keeps what it knows of files for each repository that there ever was.
-        env = {"DVC_SITE_CACHE_DIR": str(tree / ".dvc" / "tmp" / "site")}
+        group = f"retrain-{commit[:8]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+        env = {
+            # DVC keeps what it knows of files for each repository that there ever was.
+            "DVC_SITE_CACHE_DIR": str(tree / ".dvc" / "tmp" / "site"),
+            "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or group,
+        }
         try:
             yield Retraining(site, tree, {"env": env, "lock": lock})
         finally:

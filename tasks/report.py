@@ -102,7 +102,7 @@ def gather(params: Params, layout: Layout) -> Facts:
         images_per_split={str(k): int(n) for k, n in images["split"].value_counts().items()},
         per_class_and_split=_class_counts(images, objects, prepared["classes"]),
         curves=_curves(layout.plots / "train.csv"),
-        parameters=flattened(hidden(params.model_dump(by_alias=True), secrets_of(os.environ))),
+        parameters=shown_parameters(params),
         versions=_versions(),
         machine=_machine(),
         export=_read(layout.export_details, "export"),
@@ -175,12 +175,16 @@ def _curves(path: Path) -> list[dict[str, float]]:
     return [{str(name): float(value) for name, value in row.items()} for row in rows]
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of nested parameters."""
+def shown_parameters(params: Params) -> list[tuple[str, Any]]:
+    """(dotted key, value) of parameters, without secrets."""
+    return _flattened(hidden(params.model_dump(by_alias=True), secrets_of(os.environ)))
+
+
+def _flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            rows += flattened(value, f"{prefix}{key}.")
+            rows += _flattened(value, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", value))
     return rows

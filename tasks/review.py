@@ -19,7 +19,7 @@ from components.errors import TimmflowError
 from components.files import read_json
 from components.hidden import hidden, secrets_of
 from tasks.layout import Layout
-from tasks.params import Params, command_parser, load
+from tasks.params import Params, command_parser, load, loads
 from tasks.tracked import (
     dataset_version,
     mistake_pictures,
@@ -113,13 +113,11 @@ def _summary(verdict: dict[str, Any]) -> dict[str, Any]:
 def _before(registry: Registry | None, context: dict[str, Any]) -> Before:
     """What the champion was made from, by its commit."""
     from components.report.review import Before
-    from tasks.report import flattened
 
     told = {"merged": context.get("merged", []), "refused": context.get("refused", {})}
     if registry is None:
         return Before(**told)
     version = registry.version(context["champion"])
-    parameters = hidden(registry.at(version.commit, "params.yaml"), secrets_of(os.environ))
     return Before(
         version=version.name,
         commit=version.commit,
@@ -127,9 +125,21 @@ def _before(registry: Registry | None, context: dict[str, Any]) -> Before:
             stage: registry.at(version.commit, f"metrics/{stage}.json")
             for stage in ("validate", "preprocess")
         },
-        parameters=flattened(parameters),
+        parameters=_parameters(registry.root, version.commit),
         **told,
     )
+
+
+def _parameters(root: Path, commit: str) -> list[tuple[str, Any]]:
+    """(dotted key, value) of a commit's parameters; none if they are not valid any more."""
+    from tasks.registry_tags import git
+    from tasks.report import shown_parameters
+
+    try:
+        text = git(root, "show", f"{commit}:./params.yaml")
+        return shown_parameters(loads(text, Path(f"params.yaml of {commit[:8]}")))
+    except TimmflowError:
+        return []
 
 
 def main(argv: list[str] | None = None) -> int:
