@@ -233,14 +233,15 @@ def finish_here(job: Mapping[str, Any]) -> None:
     api = wandb.Api(timeout=20)
     awaited = {tuple(item) for item in job["awaited"]}
     for name in job["runs"]:
-        _attempt(name, lambda name=name: _finish_run(api, Path(name), job["entity"], awaited))
+        _attempt(name, lambda name=name: finish_run(api, Path(name), job["entity"], awaited))
     if job["aliases"]:
         _attempt("aliases", lambda: _set_aliases(api, job))
 
 
-def _finish_run(
+def finish_run(
     api: Any, run: Path, entity: str | None, awaited: Collection[tuple[str, ...]]
 ) -> dict[str, Any]:
+    """Check that all of a run has arrived, and tie it to others; gives what is to be said."""
     plan = read_plan(run)
     assert plan is not None
     home = f"{entity or plan.entity or api.default_entity}/{plan.project}"

@@ -36,6 +36,7 @@ class Kept:
         views: by id: what `upsertView` gave.
         requests: operation names in the order they came.
         bodies: every body as it came.
+        faults: of the stand-in itself.
     """
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Kept:
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     def artifact(self, collection: str, alias: str = "latest") -> dict[str, Any]:
         """The artifact that has an alias in its collection."""
@@ -108,7 +110,13 @@ class StandIn:
 
             do_GET = do_PUT = do_POST = _answer
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *about: Any) -> None:
+                error = sys.exception()
+                if not isinstance(error, ConnectionError | ValueError):  # its client was ended
+                    stand_in.kept.faults.append(repr(error))
+
+        self._http = Server(("127.0.0.1", port), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
@@ -325,6 +333,14 @@ class StandIn:
             "entity": entity,
         }
 
+    def _on_GetProjects(self, given: dict[str, Any]) -> Any:
+        names = sorted({run["project"] for run in self.kept.runs.values()})
+        about = {"entityName": ENTITY, "createdAt": "2026-01-01T00:00:00", "isBenchmark": False}
+        about |= {"user": None}
+        edges = [{"cursor": None, "node": {**self._project(name), **about}} for name in names]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": edges, "pageInfo": page}}
+
     def _on_ArtifactMembershipByName(self, given: dict[str, Any]) -> Any:
         collection, _, alias = given["name"].partition(":")
         item = self.kept.find(collection, alias or "latest")
@@ -434,6 +450,7 @@ def stand_in() -> Iterator[StandIn]:
     server = StandIn()
     try:
         yield server
+        assert server.kept.faults == []
     finally:
         server.close()
 

@@ -1,0 +1,227 @@
+"""`python -m tasks.publish` against a server that accepts, refuses, hangs and drops."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+import wandb
+from tracked_workspace import inspected, publish, record, runs
+from wandb_stand_in import Mood, StandIn, stand_in
+
+from components.tracking.plan import at_work, is_synced, mark_synced, only_sender, read_plan, unsent
+from components.tracking.send import finish_run, sync_problem
+
+STAGES = ("validate", "train", "evaluate", "retrain", "export", "killed")
+REPORTS = find_spec("wandb_workspaces") is not None
+
+
+CANARIES = {
+    "WANDB_API_KEY": "canary00" * 5,
+    "AWS_SECRET_ACCESS_KEY": "canary01",
+    "AWS_SESSION_TOKEN": "canary02",
+    "GITHUB_TOKEN": "canary03",
+    "PREFECT_API_KEY": "canary04",
+    "DB_PASSWORD": "canary05",
+    "SLACK_WEBHOOK_URL": "https://hooks.example/canary06",
+    "MAIL_PASSPHRASE": "canary07",
+    "AZURE_STORAGE_CONNECTION_STRING": "canary08",
+    "GOOGLE_CREDENTIALS": "canary09",
+    "DATABASE_URL": "postgres://admin:canary10@db.example/x",
+    "HTTPS_PROXY_LOGIN": "http://canary11:canary12@proxy.example",
+    "HF_TOKEN": "canary13",
+    "SMTP_AUTH": "canary14",
+}
+# What a person may write into parameters.
+TOLD = {
+    "of the environment": [f"key {value}" for value in CANARIES.values()],
+    "data": "https://reader:canary15@data.example/set",
+    "weights": "s3://bucket/w?X-Amz-Signature=canary16&part=1",
+    "hub": "https://canary17@git.example/repo",
+    "link": "https://files.example/a?token=canary18#x",
+    "note, see https://x.example/y?api_key=canary19": 1,
+}
+
+
+def found_in(content: bytes) -> list[str]:
+    """Canaries in it."""
+    return sorted(set(re.findall(r"canary\d\d", content.decode("utf-8", errors="replace"))))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("recorded").resolve()
+    said = record(root, *STAGES, TEST_CONFIG=json.dumps(TOLD), **CANARIES)
+    assert found_in(said.encode()) == []
+    (runs(root)[-1] / "timmflow.json").unlink()  # it was killed
+    return root
+
+
+@pytest.fixture
+def root(recorded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(recorded, tmp_path.resolve() / "repo", symlinks=True))
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with stand_in() as server:
+        yield server
+
+
+def at_work_in(root: Path) -> list[str]:
+    """Processes that are still there."""
+    found = psutil.process_iter(["name", "cwd"])
+    return [p.info["name"] for p in found if p.info["cwd"] == str(root)]
+
+
+@pytest.mark.slow
+def test_what_is_not_taken_is_sent_later_and_only_once(root: Path, server: StandIn) -> None:
+    moods: list[tuple[Mood, int, float, str]] = [
+        ("refuse", 0, 100, "user is not logged in"),
+        ("hang", 0, 4, "no answer within 4 s"),
+        ("drop", 9, 20, ""),  # in the middle: wandb has several words for it
+        ("hang", 52, 20, "no answer within 20 s"),  # most is sent by then
+    ]
+    for mood, after, seconds, said in moods:
+        server.be(mood, after)
+        status, lines = publish(root, server.url, seconds)
+        assert status == 1
+        assert "left for the next time: " in lines[-1] and said in lines[-1], lines
+        assert at_work_in(root) == []
+    server.be("accept")
+    status, lines = publish(root, server.url)
+    kept = server.kept
+    if REPORTS:
+        assert (status, lines[-1]) == (0, "publish: 6 runs sent"), lines
+        (run,) = [run for run in runs(root) if read_plan(run) and read_plan(run).review]
+        (run / "timmflow.done").unlink()  # as if it had been killed right before
+        status, lines = publish(root, server.url)
+        assert (status, lines[-1]) == (0, "publish: 1 run sent"), lines
+        (view,) = kept.views.values()
+        assert view["displayName"] == "Nightly: promote (1)"
+        assert {"heading", "markdown-block"} <= {
+            b["type"] for b in json.loads(view["spec"])["blocks"]
+        }
+        assert f"report {server.url}/tester/timmflow/reports/" in lines[0]
+    else:
+        assert status == 1
+        assert "5 runs sent, 1 left for the next time: no report: wandb-workspaces" in lines[-1]
+    names = {item["id"]: item["collection"] for item in kept.artifacts.values()}
+    uses = {run["jobType"]: [names[i] for i in run["uses"]] for run in kept.runs.values()}
+    assert uses == {
+        "validate": [],
+        "train": ["dataset"],
+        "evaluate": ["dataset", "weights"],
+        "export": ["weights"],
+        "retrain": ["dataset", "onnx"],
+        "killed": [],
+    }
+    assert len(kept.runs) == 6  # sent again is not there twice
+    found = [item["collection"] for item in kept.artifacts.values() if item["type"] != "run_table"]
+    assert sorted(found) == ["dataset", "onnx", "verdict", "weights"]
+    assert {item["state"] for item in kept.artifacts.values()} == {"COMMITTED"}
+    assert kept.artifact("onnx", "md5-1")["files"] == {"model.onnx": b"content of model.onnx"}
+    assert kept.artifact("dataset", "data-1")["metadata"] == {"figure": 0.5}
+    assert kept.run("train")["config"]["train"] == {"value": {"lr": 0.01}}
+    assert [row["val/map"] for row in kept.run("train")["history"].values()][:2] == [0.1, 0.2]
+    assert b"reader" not in b"".join(kept.bodies) and b"part=1" in b"".join(kept.bodies)
+    assert found_in(b"\n".join(kept.bodies)) == []
+    before = len(kept.requests)
+    if REPORTS:
+        assert publish(root, server.url) == (0, ["publish: nothing to send"])
+        assert len(kept.requests) == before
+
+
+@pytest.mark.slow
+def test_a_run_read_back_has_everything_but_secrets(recorded: Path) -> None:
+    for path in (recorded / "wandb").rglob("*"):
+        if path.is_file():
+            assert found_in(path.read_bytes()) == [], path
+    train, evaluate = (inspected(run) for run in runs(recorded)[1:3])
+    assert train["config"]["train"] == {"lr": 0.01}
+    assert train["config"]["told"]["hub"] == "https://***@git.example/repo"
+    assert train["summary"]["figure"] == 0.5
+    assert [row["val/map"] for row in train["history"]] == [0.1, 0.2]
+    assert train["artifacts"]["weights"]["aliases"] == ["sha256-1", "latest"]
+    (table,) = evaluate["artifacts"].values()
+    files = {item["path"]: Path(item["local_path"]) for item in table["manifest"]["contents"]}
+    assert sum(name.endswith(".png") for name in files) == 1
+    (row,) = json.loads(files["worst_mistakes.table.json"].read_text())["data"]
+    assert row[1:] == ["a/b.jpg", "two wrong", "why"]
+    (false,), (missed,) = row[0]["boxes"]["false"], row[0]["boxes"]["missed"]
+    assert false["position"] == {"minX": 0.1, "maxX": 0.5, "minY": 0.2, "maxY": 0.6}
+    assert (false["box_caption"], false["scores"]) == ("cat", {"score": 0.75})
+    assert "scores" not in missed or not missed["scores"]
+
+
+def test_without_account_or_server_nothing_waits(root: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    status, lines = publish(root, url)
+    assert status == 1
+    assert lines == [lines[0]] and "6 runs left here" in lines[0] and "out of reach" in lines[0]
+    status, lines = publish(root, url, WANDB_API_KEY="", NETRC="/none", HOME=str(root))
+    assert status == 1
+    assert lines == ["publish: 6 runs left here: no W&B account (WANDB_API_KEY, or `wandb login`)"]
+
+
+class Nothing:
+    """A server that has no artifact."""
+
+    default_entity = "tester"
+
+    def artifact(self, path: str) -> None:
+        raise wandb.errors.CommError(f"artifact membership {path} not found")
+
+
+def test_what_a_server_has_lost_is_sent_again(root: Path) -> None:
+    run = runs(root)[1]
+    mark_synced(run)
+    with pytest.raises(RuntimeError, match="weights:sha256-1 did not arrive"):
+        finish_run(Nothing(), run, None, ())
+    assert not is_synced(run)
+
+
+def test_a_run_at_work_is_left_alone(root: Path) -> None:
+    first = runs(root)[0]
+    assert len(unsent(root)) == 6
+    with at_work(first):
+        assert first not in unsent(root)
+    assert len(unsent(root)) == 6
+    new = root / "wandb" / "offline-run-20990101_000000-new"
+    new.mkdir()
+    assert new not in unsent(root)  # its recorder is about to hold it
+
+
+def test_one_publish_at_a_time(root: Path) -> None:
+    with only_sender(root) as first:
+        assert first
+        assert publish(root, "http://127.0.0.1:9") == (
+            1,
+            ["publish: another publish is at work"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "problem"),
+    [
+        ("wandb: [p/r1] Finished syncing x", 0, ""),
+        # It calls a run finished of which it has dropped a part.
+        ("wandb: ERROR [p/r1] Fatal error\nwandb: [p/r1] Finished syncing x", 0, "Fatal error"),
+        ("wandb: ERROR [p/r2] Fatal error\nwandb: [p/r1] Finished syncing x", 0, ""),
+        ("wandb: [p/r11] Finished syncing x", None, "no answer within the time"),
+        ("wandb: ERROR user is not logged in", 0, "user is not logged in"),
+        ("Traceback\nKeyError: 1", 1, "KeyError: 1"),
+        ("", 3, "wandb ended with 3"),
+    ],
+)
+def test_what_wandb_says_of_a_run(said: str, status: int | None, problem: str) -> None:
+    assert sync_problem("r1", said, status) == problem
