@@ -166,7 +166,7 @@ def _log_outputs(run: Any, outputs: Outputs, figures: dict[str, Any]) -> list[tu
         run.define_metric("*", step_metric="epoch")
         with outputs.curves.open(encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                run.log({name: float(value) for name, value in row.items()})
+                run.log({name: float(value) for name, value in row.items() if value})
     tables = {
         name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])
         for name, (columns, rows) in outputs.tables.items()

@@ -235,7 +235,7 @@ def finish_here(job: Mapping[str, Any]) -> None:
     for name in job["runs"]:
         _attempt(name, lambda name=name: finish_run(api, Path(name), job["entity"], awaited))
     if job["aliases"]:
-        _attempt("aliases", lambda: _set_aliases(api, job))
+        _attempt("aliases", lambda: set_aliases(api, job))
 
 
 def finish_run(
@@ -297,7 +297,8 @@ def _report(home: str, plan: RunPlan) -> str:
     return save(plan.review, entity, project, plan.id)
 
 
-def _set_aliases(api: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+def set_aliases(api: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Give models the names that they are to have; gives what the server was told."""
     home = f"{job['entity'] or api.default_entity}/{job['project']}"
     managed, told, notes = set(job["managed"]), {}, []
     for content, names in job["aliases"].items():

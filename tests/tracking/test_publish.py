@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -17,7 +19,9 @@ from tracked_workspace import inspected, publish, record, runs
 from wandb_stand_in import Mood, StandIn, stand_in
 
 from components.tracking.plan import at_work, is_synced, mark_synced, only_sender, read_plan, unsent
-from components.tracking.send import finish_run, sync_problem
+from components.tracking.send import Sent, finish_run, set_aliases, sync_problem
+from tasks.model_registry import Version
+from tasks.publish import publish as publish_here
 
 STAGES = ("validate", "train", "evaluate", "retrain", "export", "killed")
 REPORTS = find_spec("wandb_workspaces") is not None
@@ -99,7 +103,7 @@ def test_what_is_not_taken_is_sent_later_and_only_once(root: Path, server: Stand
     status, lines = publish(root, server.url)
     kept = server.kept
     if REPORTS:
-        assert (status, lines[-1]) == (0, "publish: 6 runs sent"), lines
+        assert (status, unsent(root)) == (0, []), lines
         (run,) = [run for run in runs(root) if read_plan(run) and read_plan(run).review]
         (run / "timmflow.done").unlink()  # as if it had been killed right before
         status, lines = publish(root, server.url)
@@ -109,10 +113,10 @@ def test_what_is_not_taken_is_sent_later_and_only_once(root: Path, server: Stand
         assert {"heading", "markdown-block"} <= {
             b["type"] for b in json.loads(view["spec"])["blocks"]
         }
-        assert f"report {server.url}/tester/timmflow/reports/" in lines[0]
+        assert f"publish: report {server.url}/tester/timmflow/reports/" in lines[0]
     else:
         assert status == 1
-        assert "5 runs sent, 1 left for the next time: no report: wandb-workspaces" in lines[-1]
+        assert " sent, 1 left for the next time: no report: wandb-workspaces" in lines[-1]
     names = {item["id"]: item["collection"] for item in kept.artifacts.values()}
     uses = {run["jobType"]: [names[i] for i in run["uses"]] for run in kept.runs.values()}
     assert uses == {
@@ -225,3 +229,78 @@ def test_one_publish_at_a_time(root: Path) -> None:
 )
 def test_what_wandb_says_of_a_run(said: str, status: int | None, problem: str) -> None:
     assert sync_problem("r1", said, status) == problem
+
+
+class Models:
+    """A server with two models, by the alias of their content."""
+
+    default_entity = "tester"
+
+    def __init__(self) -> None:
+        self.aliases = {"md5-1": ["latest", "md5-1"], "md5-2": ["md5-2"]}
+
+    def artifact(self, path: str) -> SimpleNamespace:
+        content = path.partition(":")[2]
+        if path != f"tester/timmflow/onnx:{content}" or content not in self.aliases:
+            raise wandb.errors.CommError(f"artifact membership {path} not found")
+        item = SimpleNamespace(aliases=list(self.aliases[content]))
+        item.save = lambda: self.aliases.update({content: item.aliases})
+        return item
+
+
+def test_aliases_follow_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Models()
+    said: list[str] = []
+
+    class Registry:
+        """Versions by name: content, stages, retired."""
+
+        now: ClassVar[dict[str, tuple[str, tuple[str, ...], bool]]] = {}
+
+        def __init__(self, root: Path) -> None:
+            pass
+
+        def versions(self) -> list[Version]:
+            found = self.now.items()
+            return [Version(n, md5, "", stages, gone) for n, (md5, stages, gone) in found]
+
+        def model_file(self, commit: str) -> tuple[str, str]:
+            return "models/model.onnx", commit
+
+    def send(runs: list[Path], aliases: Any, managed: Any, target: Any, deadline: float) -> Sent:
+        job = {"aliases": aliases, "managed": managed, "entity": None, "awaited": []}
+        told = set_aliases(server, {**job, "project": target.project})
+        return Sent(aliases=told["aliases"], notes=told["notes"])
+
+    monkeypatch.setattr("tasks.model_registry.Registry", Registry)
+    monkeypatch.setattr("components.tracking.send.send", send)
+    monkeypatch.setattr("tasks.publish.has_account", lambda: True)
+    monkeypatch.setattr("tasks.publish.unreachable", lambda: None)
+    monkeypatch.setattr("tasks.publish._say", said.append)
+
+    def now(**versions: tuple[str, tuple[str, ...], bool]) -> dict[str, list[str]]:
+        Registry.now = versions
+        said.clear()
+        assert publish_here(tmp_path, 60) == 0
+        return server.aliases
+
+    assert now(v1=("1", ("production",), False)) == {
+        "md5-1": ["latest", "md5-1", "production", "registry-v1"],
+        "md5-2": ["md5-2"],
+    }
+    now(v1=("1", ("production",), False))
+    assert said == ["nothing to send"]
+    promoted = now(v1=("1", (), False), v2=("2", ("production", "eu/shop"), False))
+    assert promoted == {
+        "md5-1": ["latest", "md5-1", "registry-v1"],
+        "md5-2": ["eu-shop", "md5-2", "production", "registry-v2"],
+    }
+    rolled_back = now(v1=("1", ("production",), False), v2=("2", (), True))
+    assert rolled_back == {
+        "md5-1": ["latest", "md5-1", "production", "registry-v1"],
+        "md5-2": ["md5-2"],
+    }
+    now(v1=("1", ("production",), False), v3=("3", ("staging",), False))
+    assert said[0] == "W&B has no model md5-3, which is registry-v3, staging"
+    now(v1=("1", ("production",), False), v3=("3", ("staging",), False))
+    assert said == ["nothing to send"]  # said once: no run that is left here has it

@@ -16,7 +16,8 @@ KEY = "0123456789abcdef" * 3
 def environment(**more: str) -> dict[str, str]:
     """Nobody's settings but these."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "PYTHONPATH"))}
-    paths = os.pathsep.join([str(CODE), str(CODE / "tests" / "tracking")])
+    folders = [CODE, CODE / "tests" / "tracking", CODE / "tests" / "report"]
+    paths = os.pathsep.join(map(str, folders))
     return {**kept, "PYTHONPATH": paths, **more}
 
 
