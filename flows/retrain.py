@@ -32,9 +32,11 @@ from prefect.states import Failed
 
 from components.errors import TimmflowError
 from flows.flow_errors import StageFailed
+from flows.notify import notify
 from flows.pipeline import stage_task
 from flows.progress import StageRow, Watcher, watcher
 from flows.retrain_run import Promote, Work, locked, retrain_here
+from flows.retrain_site import Site
 from flows.retrain_steps import Retraining
 
 
@@ -70,29 +72,50 @@ class TaskSteps:
 
     def __init__(self) -> None:
         self.rows: list[StageRow] = []
+        self._minutes: dict[str, float] = {}
+
+    def begin(self, site: Site) -> None:
+        """Take the limits of its parameters."""
+        self._minutes = {str(step): limit for step, limit in site.params.retrain.timeouts.items()}
 
     def do(self, name: str, work: Work) -> None:
         """A step of retraining."""
-        run = step_task.with_options(name=name, task_run_name=name)
-        self._take(run(name, work, return_state=True))
+        run = step_task.with_options(**self._options(name))
+        self._take(name, run(name, work, return_state=True))
 
     def stage(self, name: str, retraining: Retraining) -> None:
         """A stage of the pipeline, in the worktree."""
-        run = stage_task.with_options(name=name, task_run_name=name)
+        run = stage_task.with_options(**self._options(name))
         lock, group = retraining.options["lock"], flow_run.name or "retrain"
         env = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or group}
         env |= retraining.options["env"]
-        self._take(run(name, retraining.tree, False, env, lock, return_state=True))
+        self._take(name, run(name, retraining.tree, False, env, lock, return_state=True))
 
-    def _take(self, state: State[Any]) -> None:
+    def _options(self, name: str) -> dict[str, Any]:
+        minutes = self._minutes.get(name)
+        limit = {"timeout_seconds": 60 * minutes} if minutes else {}
+        return {"name": name, "task_run_name": name, **limit}
+
+    def _take(self, name: str, state: State[Any]) -> None:
         result = state.result(raise_on_failure=False)
+        if state.name == "TimedOut":
+            minutes = self._minutes[name]
+            reason = f"ended after {minutes:g} minutes: retrain.timeouts"
+            result = StageFailed(name, reason, 60 * minutes)
+            watcher.get(Watcher()).line(f"error: {result}")
         if isinstance(result, StageFailed):
             self.rows.append(StageRow(result.stage, "failed", result.seconds, result.reason))
             raise result
         self.rows.append(state.result())
 
 
-@flow(name="retrain", persist_result=False)
+@flow(
+    name="retrain",
+    persist_result=False,
+    on_failure=[notify],
+    on_cancellation=[notify],
+    on_crashed=[notify],
+)
 def retrain(
     root: str = ".", force: bool = False, promote: Promote | None = None, publish: bool = True
 ) -> dict[str, Any] | State[Any]:
