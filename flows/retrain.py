@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
@@ -32,6 +31,7 @@ from flows.flow_errors import StageFailed
 from flows.notify import notify
 from flows.pipeline import done, stage_done
 from flows.progress import StageRow, Work, failed_row
+from flows.retrain_artifacts import Artifacts, show_outcomes
 from flows.retrain_run import Promote, locked, retrain_here
 from flows.retrain_site import Site
 from flows.retrain_steps import Retraining
@@ -43,9 +43,11 @@ class TaskSteps:
     def __init__(self) -> None:
         self.rows: list[StageRow] = []
         self._minutes: dict[str, float] = {}
+        self._artifacts: Artifacts | None = None
 
     def begin(self, site: Site) -> None:
         """Take the limits of its parameters."""
+        self._artifacts = Artifacts(site)
         self._minutes = {str(step): limit for step, limit in site.params.retrain.timeouts.items()}
 
     def do(self, name: str, work: Work) -> None:
@@ -63,6 +65,14 @@ class TaskSteps:
         except StageFailed as error:
             self.rows.append(failed_row(error))
             raise
+        if self._artifacts is not None:
+            self._artifacts.step(len(self.rows))
+
+    def show(self) -> None:
+        """Show on Prefect's page what came of it."""
+        show_outcomes(self.rows)
+        if self._artifacts is not None:
+            self._artifacts.finish(self.rows)
 
 
 @flow(
@@ -94,15 +104,7 @@ def retrain(
         with locked(place):
             result = retrain_here(place, steps, force, promote, publish)
     except TimmflowError as error:
-        _show(steps.rows)
+        steps.show()
         return Failed(message=str(error), data=error)
-    _show(steps.rows)
+    steps.show()
     return {**result, "rows": [asdict(row) for row in steps.rows]}
-
-
-def _show(rows: list[StageRow]) -> None:
-    create_table_artifact(
-        key="retrain-outcomes",
-        table=[{**asdict(row), "seconds": round(row.seconds, 1)} for row in rows],
-        description="What became of each step.",
-    )
