@@ -40,8 +40,13 @@ def made(folder: Path, days: float) -> Path:
 def everything(root: Path) -> set[Path]:
     """Paths of all files, but for locks and what DVC and git keep for themselves."""
     found = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
-    mine = {path for path in found if path.parts[:2] != (".dvc", "tmp") or "retrain" in path.parts}
-    return {path for path in mine if path.parts[0] != ".git"}
+    named = {path: path.as_posix() for path in found}
+    return {
+        path
+        for path, name in named.items()
+        if not name.startswith(".git/")
+        and (".dvc/tmp/" not in name or name.startswith(".dvc/tmp/retrain/resume/"))
+    }
 
 
 def needed(toy: RetrainToy, revision: str) -> set[Path]:
