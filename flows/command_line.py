@@ -100,6 +100,23 @@ class Server:
             )
 
 
+def configured_server() -> None:
+    """Make sure that a Prefect server is configured; Prefect is imported with this.
+
+    Raises:
+        FlowError: none is.
+    """
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        raise FlowError(
+            "no Prefect server is configured: `prefect server start`, and "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+
+
 def _quiet_prefect() -> None:
     """Switches that Prefect reads when it is imported; what the user has set stays."""
     for name, value in {

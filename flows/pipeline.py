@@ -71,15 +71,26 @@ def step_task(name: str, work: Work) -> StageRow | State[Any]:
     return row
 
 
-def done(name: str, work: Work) -> StageRow:
+def done(name: str, work: Work, minutes: float | None = None) -> StageRow:
     """Do a step as a Prefect task of its name.
+
+    Args:
+        name: of the step.
+        work: does it.
+        minutes: that it may take, after which it is ended and has failed.
 
     Raises:
         StageFailed: it failed.
     """
-    run = step_task.with_options(name=name, task_run_name=name)
+    limit = {} if minutes is None else {"timeout_seconds": 60 * minutes}
+    run = step_task.with_options(name=name, task_run_name=name, **limit)
     state: State[Any] = run(name, work, return_state=True)
     result = state.result(raise_on_failure=False)
+    if state.name == "TimedOut" and minutes is not None:
+        result = StageFailed(name, f"not done after {minutes:g} minutes", 60 * minutes)
+        watching = watcher.get(Watcher())
+        watching.line(f"error: {result}")
+        watching.row(failed_row(result))
     if isinstance(result, StageFailed):
         raise result
     row: StageRow = state.result()
@@ -87,7 +98,13 @@ def done(name: str, work: Work) -> StageRow:
 
 
 def stage_done(
-    stage: str, root: Path, *, lock: int, force: bool = False, env: Mapping[str, str] | None = None
+    stage: str,
+    root: Path,
+    *,
+    lock: int,
+    force: bool = False,
+    env: Mapping[str, str] | None = None,
+    minutes: float | None = None,
 ) -> StageRow:
     """Run a stage as a Prefect task; W&B shows the stages of one flow run as one group.
 
@@ -97,6 +114,7 @@ def stage_done(
         lock: descriptor of the workspace lock.
         force: run it even if nothing has changed.
         env: variables on top of this process's environment.
+        minutes: as of `done`.
 
     Raises:
         StageFailed: it failed.
@@ -108,7 +126,7 @@ def stage_done(
         result = run_stage(stage, root, on_line=on_line, force=force, env=variables, lock=lock)
         return result.outcome, _headline(stage, root)
 
-    return done(stage, work)
+    return done(stage, work, minutes)
 
 
 def _headline(stage: str, root: Path) -> str:

@@ -23,15 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from components.errors import TimmflowError
 from flows.flow_errors import StageFailed
+from flows.notify import notify
 from flows.pipeline import done, stage_done
 from flows.progress import StageRow, Work, failed_row
+from flows.retrain_artifacts import Artifacts, show_outcomes
 from flows.retrain_run import Promote, locked, retrain_here
+from flows.retrain_site import Site
 from flows.retrain_steps import Retraining
 
 
@@ -40,14 +42,22 @@ class TaskSteps:
 
     def __init__(self) -> None:
         self.rows: list[StageRow] = []
+        self._minutes: dict[str, float] = {}
+        self._artifacts: Artifacts | None = None
+
+    def begin(self, site: Site) -> None:
+        """Take the limits of its parameters."""
+        self._artifacts = Artifacts(site)
+        self._minutes = {str(step): limit for step, limit in site.params.retrain.timeouts.items()}
 
     def do(self, name: str, work: Work) -> None:
         """A step of retraining."""
-        self._take(lambda: done(name, work))
+        self._take(lambda: done(name, work, self._minutes.get(name)))
 
     def stage(self, name: str, retraining: Retraining) -> None:
         """A stage of the pipeline, in the worktree."""
-        self._take(lambda: stage_done(name, retraining.tree, **retraining.options))
+        options = {**retraining.options, "minutes": self._minutes.get(name)}
+        self._take(lambda: stage_done(name, retraining.tree, **options))
 
     def _take(self, step: Callable[[], StageRow]) -> None:
         try:
@@ -55,9 +65,23 @@ class TaskSteps:
         except StageFailed as error:
             self.rows.append(failed_row(error))
             raise
+        if self._artifacts is not None:
+            self._artifacts.step(len(self.rows))
+
+    def show(self) -> None:
+        """Show on Prefect's page what came of it."""
+        show_outcomes(self.rows)
+        if self._artifacts is not None:
+            self._artifacts.finish(self.rows)
 
 
-@flow(name="retrain", persist_result=False)
+@flow(
+    name="retrain",
+    persist_result=False,
+    on_failure=[notify],
+    on_cancellation=[notify],
+    on_crashed=[notify],
+)
 def retrain(
     root: str = ".", force: bool = False, promote: Promote | None = None, publish: bool = True
 ) -> dict[str, Any] | State[Any]:
@@ -80,15 +104,7 @@ def retrain(
         with locked(place):
             result = retrain_here(place, steps, force, promote, publish)
     except TimmflowError as error:
-        _show(steps.rows)
+        steps.show()
         return Failed(message=str(error), data=error)
-    _show(steps.rows)
+    steps.show()
     return {**result, "rows": [asdict(row) for row in steps.rows]}
-
-
-def _show(rows: list[StageRow]) -> None:
-    create_table_artifact(
-        key="retrain-outcomes",
-        table=[{**asdict(row), "seconds": round(row.seconds, 1)} for row in rows],
-        description="What became of each step.",
-    )

@@ -22,6 +22,9 @@ Promote = Literal["automatic", "review"]
 class Steps(Protocol):
     """Runs steps one after the other, and tells of them."""
 
+    def begin(self, site: Site) -> None:
+        """Told once, before the first step."""
+
     def do(self, name: str, work: Work) -> None:
         """Do a step; `work` gives its outcome and headline. What it raises ends all."""
 
@@ -60,6 +63,7 @@ def retrain_here(
     """
     site = open_site(root)
     clear(site)
+    steps.begin(site)
     mode = promote or site.params.retrain.promote
     decided = read_record(root, "decided")
     finished = _finish(site, steps, decided) if decided else None

@@ -81,16 +81,11 @@ class Site:
     @property
     def incoming(self) -> Path:
         """Folder of new batches."""
-        return (self.root / self.params.retrain.incoming).resolve()
+        return _incoming(self.root, self.params)
 
     def batches(self) -> dict[str, str]:
         """Name to fingerprint of each batch; one whose name begins with a dot is not there yet."""
-        folders = sorted(self.incoming.glob("*"))
-        return {
-            path.name: fingerprint(path)
-            for path in folders
-            if path.is_dir() and not path.name.startswith(".")
-        }
+        return batches_in(self.incoming)
 
     def links(self) -> list[str]:
         """What the stages read and git and DVC do not carry."""
@@ -172,6 +167,24 @@ def open_site(root: Path) -> Site:
     return Site(root, head, tip, start, _params(root, head), cache_dir(root))
 
 
+def incoming_folder(root: Path) -> Path:
+    """The folder of new batches, by the committed parameters.
+
+    Raises:
+        FlowError: it is no repository with parameters.
+    """
+    return _incoming(root, _params(root, head_commit(root)))
+
+
+def batches_in(folder: Path) -> dict[str, str]:
+    """Name to fingerprint of each batch; one whose name begins with a dot is not there yet."""
+    return {
+        path.name: fingerprint(path)
+        for path in sorted(folder.glob("*"))
+        if path.is_dir() and not path.name.startswith(".")
+    }
+
+
 def clear(site: Site) -> None:
     """Remove what a retraining that was killed has left; call with the lock held.
 
@@ -250,6 +263,10 @@ def fingerprint(path: Path) -> str:
             about = file.stat()
             known.append([str(file.relative_to(path)), about.st_size, about.st_mtime_ns])
     return hash_of(known)
+
+
+def _incoming(root: Path, params: Params) -> Path:
+    return (root / params.retrain.incoming).resolve()
 
 
 def _params(root: Path, commit: str) -> Params:

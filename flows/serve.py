@@ -1,7 +1,8 @@
-"""Retrain on a schedule, on one machine: a Prefect deployment and what runs it, in one process.
+"""Retrain by itself, on one machine: a Prefect deployment and what runs it, in one process.
 
     python -m flows.serve --cron "0 3 * * *"       every night at three
     python -m flows.serve --every 600              every ten minutes; a look takes a second
+    python -m flows.serve --on-data                when a new batch lies in data/incoming
     python -m flows.serve                          on demand: from Prefect's page, or its API
 
 Needs a Prefect server (`prefect server start`, and PREFECT_API_URL). The flow's parameters are a
@@ -13,13 +14,26 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from flows.command_line import exit_code
+from flows.command_line import configured_server, exit_code
+from flows.dead_runs import HEARTBEAT_SECONDS, watch_heartbeats
 from flows.flow_errors import FlowError
-
-NAME = "retrain"
+from flows.incoming_watch import (
+    DEPLOYMENT,
+    EVENT,
+    SETTLE_SECONDS,
+    emit,
+    resource,
+    watch,
+)
+from flows.retrain_site import incoming_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,48 +51,132 @@ def main(argv: Sequence[str] | None = None) -> int:
     when.add_argument("--cron", help="when, as in crontab: minute, hour, day, month, weekday")
     when.add_argument("--every", type=float, metavar="SECONDS", help="time between two starts")
     parser.add_argument("--timezone", help="of --cron, such as Europe/Berlin (UTC)")
+    parser.add_argument(
+        "--on-data",
+        nargs="?",
+        type=float,
+        const=SETTLE_SECONDS,
+        metavar="SECONDS",
+        help="when new batches have not changed for this long "
+        f"({SETTLE_SECONDS:.0f}); also beside --cron or --every",
+    )
+    parser.add_argument(
+        "--name",
+        default=DEPLOYMENT,
+        help=f"of the deployment ({DEPLOYMENT}); each repository of a server needs its own",
+    )
     parser.add_argument("--root", type=Path, default=Path(), help="the repository's root")
     args = parser.parse_args(argv)
     if args.timezone and not args.cron:
         parser.error("--timezone is of --cron")
     if args.every is not None and args.every < 1:
         parser.error("--every: at least a second")
+    if args.on_data is not None and args.on_data < 0:
+        parser.error("--on-data: at least 0")
     return exit_code(lambda: _serve(args))
 
 
 def _serve(args: argparse.Namespace) -> int:
-    if not (args.root / ".dvc").is_dir():
-        raise FlowError(f"{args.root.resolve()}: not the root of a DVC repository; see --root")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    root = args.root.resolve()
+    if not (root / ".dvc").is_dir():
+        raise FlowError(f"{root}: not the root of a DVC repository; see --root")
+    incoming = incoming_folder(root)
+    # Read by the processes of the runs.
+    os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(HEARTBEAT_SECONDS)
+    configured_server()
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import EntrypointType
-    from prefect.schedules import Cron, Interval
-    from prefect.settings import get_current_settings
+    from prefect.events import DeploymentEventTrigger
 
-    if get_current_settings().api.url is None:
-        raise FlowError(
-            "no Prefect server is configured: `prefect server start`, and "
-            "PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
+    schedule = _schedule(args)
+    _check_name(args.name, root)
+    watch_heartbeats(args.name)
     from flows.retrain import retrain
 
-    schedule = None
-    if args.cron:
-        try:
-            schedule = Cron(args.cron, timezone=args.timezone)
-        except ValueError as error:
-            raise FlowError(f"--cron {args.cron}: {error}") from None
-    elif args.every is not None:
-        schedule = Interval(args.every)
+    triggers: list[Any] = []
+    if args.on_data is not None:
+        triggers = [
+            DeploymentEventTrigger(
+                name=f"timmflow: new batches for {args.name}",
+                expect={EVENT},
+                match={"prefect.resource.id": resource(args.name)},
+            )
+        ]
+        _watch_beside(incoming, args.on_data, args.name, root)
     retrain.serve(
-        name=NAME,
+        name=args.name,
         description="Retrain on today's data; the champion is only replaced by a better model.",
+        tags=[resource(args.name)],
         schedule=schedule,
-        parameters={"root": str(args.root.resolve())},
+        triggers=triggers,
+        parameters={"root": str(root)},
         limit=1,
+        # Also over several processes that serve it. The one that waits takes all that has come
+        # meanwhile in one go.
+        global_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
+        ),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     return 0
+
+
+def _schedule(args: argparse.Namespace) -> Any:
+    from prefect.schedules import Cron, Interval
+
+    if args.cron:
+        try:
+            return Cron(args.cron, timezone=args.timezone)
+        except ValueError as error:
+            raise FlowError(f"--cron {args.cron}: {error}") from None
+    return None if args.every is None else Interval(args.every)
+
+
+def _check_name(name: str, root: Path) -> None:
+    """Keep from taking over the deployment of another repository, or of a work pool.
+
+    Raises:
+        FlowError: the name is taken, or the server does not answer.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            known = client.read_deployment_by_name(f"retrain/{name}")
+        except ObjectNotFound:
+            return
+        except httpx.HTTPError as error:
+            raise FlowError(
+                f"the Prefect server at {client.api_url} does not answer ({type(error).__name__}); "
+                "start it: `prefect server start`"
+            ) from None
+    owner = (
+        f"work pool {known.work_pool_name}"
+        if known.work_pool_name
+        else known.parameters.get("root", str(root))
+    )
+    if owner != str(root):
+        raise FlowError(
+            f"--name {name}: the server has a deployment of that name, of {owner}; give another, "
+            f"or delete that one: prefect deployment delete retrain/{name}"
+        )
+
+
+def _watch_beside(folder: Path, settle: float, name: str, root: Path) -> None:
+    """Watch for new batches while the process lives; a defect in it ends the process."""
+
+    def run() -> None:
+        over = threading.Event()
+        try:
+            watch(folder, settle, lambda names: emit(name, root, names), over.wait)
+        except BaseException:
+            traceback.print_exc(file=sys.stderr)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    threading.Thread(target=run, name="incoming", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from components.settings import Settings
+
+# Steps that work for long, or wait for others; sending to W&B has `publish_seconds`.
+LimitedStep = Literal[
+    "data", "validate", "preprocess", "train", "evaluate", "export", "report", "gate", "push"
+]
 
 
 class RetrainSettings(Settings):
@@ -27,4 +32,9 @@ class RetrainSettings(Settings):
     )
     publish_seconds: int = Field(
         300, ge=0, description="longest time for sending runs to W&B at the end; 0: not at all"
+    )
+    timeouts: dict[LimitedStep, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="longest minutes of a step, such as {train: 600, push: 30}, after which it is "
+        "ended and the retraining fails; others have no limit",
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from retrain_repository import RetrainToy, make_retrain_toy, retrained
 from toy_repository import CODE, Command, Toy, make_toy
 
 
@@ -52,3 +53,20 @@ def command(toy: Toy, prefect_server: str) -> Command:
 def lone_command(toy: Toy) -> Command:
     """The command, with no server configured."""
     return Command(toy, None)
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory, scrubbed: None) -> RetrainToy:
+    """A repository that has been retrained once, with a dirty tree."""
+    toy = make_retrain_toy(tmp_path_factory.mktemp("first").resolve() / "repo")
+    (toy.root / "stage.py").write_text("a defect, not committed")
+    (toy.root / "new.txt").write_text("not tracked")
+    (toy.root / "inputs" / "export.txt").write_text("staged")
+    toy.git("add", "inputs/export.txt")
+    before = toy.git("status", "--porcelain"), toy.git("rev-parse", "HEAD")
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], result["version"]) == ("promoted", "v1.0.0")
+    assert outcomes["train"] == "ran"
+    assert (toy.git("status", "--porcelain"), toy.git("rev-parse", "HEAD")) == before
+    assert (toy.root / "stage.py").read_text() == "a defect, not committed"
+    return toy

@@ -23,6 +23,7 @@ from toy_repository import CODE, Toy
 
 from flows.dvc_stage import run_stage
 from flows.retrain_run import locked, retrain_here
+from flows.retrain_site import Site
 from flows.retrain_steps import Retraining
 
 STAGES = ("train", "export")  # each costs a second of DVC's
@@ -156,6 +157,9 @@ class PlainSteps:
     def __init__(self, die_at: str = "") -> None:
         self.rows: list[tuple[str, str, str]] = []
         self._die_at = die_at
+
+    def begin(self, site: Site) -> None:
+        pass
 
     def do(self, name: str, work: Callable[..., tuple[str, str]]) -> None:
         if name == self._die_at:

@@ -6,12 +6,16 @@ import inspect
 import json
 import logging
 import typing
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from toy_repository import Toy
 
+from flows.dvc_stage import run_guarded
 from flows.flow_errors import FlowError, StageFailed
+from flows.progress import OnLine
 from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES
 
@@ -171,3 +175,22 @@ def test_figures_that_do_not_fit_fail_nothing(toy: Toy, figures: str | None) -> 
     assert text == ("other 1, b x|y" if figures and "other" in figures else "")
     page = metrics_markdown([StageRow("train", "ran", 1.0, text)], toy.root)
     assert page.startswith("## train\n\nran")
+
+
+def test_a_step_that_takes_too_long_is_ended(tmp_path: Path, prefect_server: str) -> None:
+    from prefect import flow
+
+    from flows.pipeline import done
+
+    def work(on_line: OnLine) -> tuple[str, str]:
+        command = ["sh", "-c", "echo $$ > pid; sleep 300"]
+        return str(run_guarded(command, tmp_path, on_line=on_line)), "never said"
+
+    @flow(name="limited")
+    def limited() -> None:
+        with pytest.raises(StageFailed, match=r"^train: not done after 0\.05 minutes$"):
+            done("train", work, minutes=0.05)
+
+    limited()
+    pid = tmp_path / "pid"
+    assert not pid.exists() or not psutil.pid_exists(int(pid.read_text()))

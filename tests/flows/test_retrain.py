@@ -14,7 +14,6 @@ from retrain_repository import (
     RetrainToy,
     fill,
     killed_at,
-    make_retrain_toy,
     params,
     retrained,
     short,
@@ -23,23 +22,6 @@ from retrain_repository import (
 from flows.flow_errors import FlowError
 from flows.retrain_run import last_if_nothing_new, locked
 from tasks.model_registry import Registry
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, scrubbed: None) -> RetrainToy:
-    """A repository that has been retrained once, with a dirty tree."""
-    toy = make_retrain_toy(tmp_path_factory.mktemp("first").resolve() / "repo")
-    (toy.root / "stage.py").write_text("a defect, not committed")
-    (toy.root / "new.txt").write_text("not tracked")
-    (toy.root / "inputs" / "export.txt").write_text("staged")
-    toy.git("add", "inputs/export.txt")
-    before = toy.git("status", "--porcelain"), toy.git("rev-parse", "HEAD")
-    result, outcomes = retrained(toy)
-    assert (result["outcome"], result["version"]) == ("promoted", "v1.0.0")
-    assert outcomes["train"] == "ran"
-    assert (toy.git("status", "--porcelain"), toy.git("rev-parse", "HEAD")) == before
-    assert (toy.root / "stage.py").read_text() == "a defect, not committed"
-    return toy
 
 
 @pytest.fixture

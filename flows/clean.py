@@ -1,0 +1,234 @@
+"""Remove what old runs have left: checkpoints, worktrees, DVC's cache, sent W&B runs, run history.
+
+    python -m flows.clean                 says what would go, and how large it is
+    python -m flows.clean --yes           removes it
+    python -m flows.clean --days 7        older than a week instead of 30 days
+
+In DVC's cache stays what the tip of any branch, any tag (so every version, the champion too), any
+DVC experiment, or the files of any worktree name; a cache outside the repository, which others may
+share, is left alone. No remote is touched. Prefect's history is that of this repository's flows, on
+the server that is configured (PREFECT_API_URL).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from flows.command_line import exit_code
+from flows.dvc_stage import dvc, stage_environment
+from flows.flow_errors import FlowError
+from flows.incoming_watch import DEPLOYMENT, resource
+from flows.retrain_run import locked
+from flows.retrain_site import folder_of, read_record
+from flows.workspace_lock import lock_file, workspace_lock
+from flows.worktree import cache_dir, git, remove_left_over
+
+DAYS = 30.0
+_DAY = 86400.0
+# Runs that a server gives at a time.
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that can go.
+
+    Args:
+        what: it is, in a line.
+        remove: does it.
+    """
+
+    what: str
+    remove: Callable[[], None]
+
+
+def items(root: Path, days: float) -> Iterator[Item]:
+    """What can go of a repository's own; call with its locks held.
+
+    Args:
+        root: of the repository.
+        days: younger things stay, but for worktrees that no process works in and DVC's cache.
+
+    Raises:
+        FlowError: DVC cannot tell what of its cache is needed.
+    """
+    before = time.time() - days * _DAY
+    retrain, sweep = folder_of(root), root / ".dvc" / "tmp" / "sweep"
+    trees = [(tree, retrain / "resume") for tree in (retrain / "tree").glob("*")]
+    trees += [(tree, sweep / "resume" / tree.name) for tree in (sweep / "trees").glob("*")]
+    for tree, kept in trees:
+        yield Item(f"worktree    {_named(root, tree)}", _without(root, tree, kept))
+    resume = [*(root / ".resume").glob("*"), *(retrain / "resume").glob("*")]
+    for folder in [*resume, *(sweep / "resume").glob("*")]:
+        if folder.is_dir() and _newest(folder) < before:
+            yield Item(f"checkpoints {_named(root, folder)}", lambda f=folder: shutil.rmtree(f))
+    for run in (root / "wandb").glob("offline-run-*"):
+        if any(run.glob("*.synced")) and _newest(run) < before:
+            yield Item(f"W&B, sent   {_named(root, run)}", lambda r=run: shutil.rmtree(r))
+    yield from _cache(root)
+
+
+def _cache(root: Path) -> Iterator[Item]:
+    """What of DVC's cache nothing names."""
+    cache = cache_dir(root)
+    # Elsewhere others may share it, and what they need cannot be known here.
+    if not cache.is_relative_to(root) or not cache.is_dir():
+        return
+    blocks = git(root, "worktree", "list", "--porcelain").split("\n\n")
+    places = [Path(block.splitlines()[0].partition(" ")[2]) for block in blocks if block]
+    others = [str(place) for place in places if place != root and (place / ".dvc").is_dir()]
+    words = ["gc", "--workspace", "--all-branches", "--all-tags", "--all-experiments", "--force"]
+    words += ["--projects", *others] if others else []
+
+    def run(*more: str) -> list[Path]:
+        done = subprocess.run(
+            dvc(*words, *more), cwd=root, env=stage_environment(), capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise FlowError(f"dvc gc in {root}: {done.stderr.strip()}")
+        return [Path(path) for path in re.findall("^Removing (.+)$", done.stdout, re.MULTILINE)]
+
+    idle = run("--dry")
+    if idle:
+        size = f"{sum(map(_size, idle)) / 1e6:.1f} MB"
+        yield Item(f"DVC's cache {len(idle)} objects, {size}", lambda: run() and None)
+
+
+def history(root: Path, days: float, name: str) -> Iterator[Item]:
+    """Prefect's old runs of this repository, with their artifacts; none without a server."""
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        return
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        try:
+            runs = list(_old_runs(client, root, time.time() - days * _DAY, name))
+        except httpx.HTTPError as error:
+            raise FlowError(
+                f"the Prefect server at {client.api_url} does not answer ({type(error).__name__})"
+            ) from None
+    if runs:
+
+        def remove() -> None:
+            with get_client(sync_client=True) as client:
+                for run in runs:
+                    _forget(client, run)
+
+        yield Item(f"history     {len(runs)} runs at {client.api_url}", remove)
+
+
+def _old_runs(client: Any, root: Path, before: float, name: str) -> Iterator[Any]:
+    from datetime import UTC, datetime
+
+    from prefect.client.schemas import filters
+
+    wanted = {
+        "flow_filter": filters.FlowFilter(
+            name=filters.FlowFilterName(any_=["retrain", "pipeline", "sweep"])
+        ),
+        "flow_run_filter": filters.FlowRunFilter(
+            end_time=filters.FlowRunFilterEndTime(before_=datetime.fromtimestamp(before, UTC))
+        ),
+    }
+    offset = 0
+    while page := client.read_flow_runs(**wanted, limit=_PAGE, offset=offset):
+        offset += len(page)
+        for run in page:
+            place = str(run.parameters.get("root", ""))
+            # Of a work pool the root is `.`: its deployment tells the repository.
+            own = place == str(root) or (place == "." and resource(name) in run.tags)
+            if own and run.state is not None and run.state.is_final():
+                yield run
+
+
+def _forget(client: Any, run: Any) -> None:
+    from prefect.client.schemas import filters
+    from prefect.exceptions import ObjectNotFound
+
+    wanted = filters.ArtifactFilter(flow_run_id=filters.ArtifactFilterFlowRunId(any_=[run.id]))
+    try:
+        for artifact in client.read_artifacts(artifact_filter=wanted):
+            client.delete_artifact(artifact.id)
+        client.delete_flow_run(run.id)
+    except ObjectNotFound:
+        # Somebody else has been faster.
+        return
+
+
+def _without(root: Path, tree: Path, kept: Path) -> Callable[[], None]:
+    return lambda: remove_left_over(root, tree, kept)
+
+
+def _newest(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def _named(root: Path, folder: Path) -> str:
+    return f"{folder.relative_to(root)}, {_size(folder) / 1e6:.1f} MB"
+
+
+def _size(path: Path) -> int:
+    """Bytes of the files of a folder, or of a file; links count nothing."""
+    files = [path, *path.rglob("*")]
+    return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Clean from the command line.
+
+    Returns:
+        The exit status; 1 when it could not be done, or not to the end.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.clean",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--yes", action="store_true", help="remove it")
+    parser.add_argument("--days", type=float, default=DAYS, help=f"younger stays ({DAYS:g})")
+    parser.add_argument(
+        "--name", default=DEPLOYMENT, help=f"of the deployment, for its history ({DEPLOYMENT})"
+    )
+    parser.add_argument("--root", type=Path, default=Path(), help="the repository's root")
+    args = parser.parse_args(argv)
+    if args.days < 0:
+        parser.error("--days: at least 0")
+    return exit_code(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    root = args.root.resolve()
+    num = 0
+    with locked(root), lock_file(root, "timmflow-sweep.lock", "sweep"), workspace_lock(root):
+        if read_record(root, "decided"):
+            raise FlowError(
+                f"{root}: a new version is decided on and not in place yet; "
+                "`python -m flows.retrain` finishes that"
+            )
+        # One after the other: what DVC's cache needs is known when the worktrees are gone.
+        for item in chain(items(root, args.days), history(root, args.days, args.name)):
+            num += 1
+            print(item.what, flush=True)
+            if args.yes:
+                item.remove()
+    if not num:
+        print("nothing to remove")
+    elif not args.yes:
+        print("nothing was removed; --yes does it")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

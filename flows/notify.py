@@ -1,0 +1,109 @@
+"""Tell somebody, by a short message, that a run has failed, was cancelled, or has died.
+
+Off until an address is given: in the environment variable `TIMMFLOW_NOTIFY_URL`, or in a Prefect
+Secret block named `timmflow-notify-url`. It is one of Apprise's (`slack://…`, `mailto://…`), or a
+webhook's `https://…`, which gets JSON. It is never logged. A message that cannot be sent is said in
+the run's log, and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun, State
+
+VARIABLE = "TIMMFLOW_NOTIFY_URL"
+BLOCK = "timmflow-notify-url"
+# A run that has failed must end, whatever the other side does.
+SECONDS = 20.0
+_REASON_LENGTH = 300
+
+
+def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook of a flow for the end that it should not have had."""
+    from prefect.logging.loggers import flow_run_logger
+
+    problem = _within(SECONDS, lambda: _send(*message(flow.name, flow_run, state)))
+    if problem:
+        flow_run_logger(flow_run, flow).warning("no notification was sent: %s", problem)
+
+
+def message(flow_name: str, flow_run: FlowRun, state: State[Any]) -> tuple[str, str]:
+    """Title and text: what, where, why, and where to look."""
+    from prefect.settings import get_current_settings
+
+    reason = without_credentials(state.message or "no reason is known")
+    if len(reason) > _REASON_LENGTH:
+        reason = f"{reason[:_REASON_LENGTH]}…"
+    lines = [f"{flow_run.name} on {socket.gethostname()}: {reason}"]
+    root = str(flow_run.parameters.get("root", "."))
+    lines.append(f"look: {'' if root == '.' else f'{root}/'}.dvc/tmp/retrain/last")
+    page = get_current_settings().ui_url
+    if page:
+        lines.append(f"run: {without_credentials(page)}/runs/flow-run/{flow_run.id}")
+    return f"{flow_name}: {state.name or state.type.value}", "\n".join(lines)
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses have lost user, password and query."""
+    text = re.sub(r"(\w://)[^/\s@]*@", r"\1", text)
+    return re.sub(r"(\w://[^\s?]*)\?\S*", r"\1", text)
+
+
+def _send(title: str, text: str) -> str:
+    """Send it, if there is an address; gives the problem, which names no address."""
+    address = os.environ.get(VARIABLE) or _from_block()
+    if not address:
+        return ""
+    import apprise
+
+    # It names hosts and addresses.
+    logging.getLogger("apprise").disabled = True
+    to = apprise.Apprise()
+    if not to.add(address) and not to.add(_webhook(address)):
+        return f"the address in {VARIABLE}, or in the block {BLOCK}, is none that Apprise knows"
+    if not to.notify(title=title, body=text, notify_type=apprise.NotifyType.FAILURE):
+        return "the other side did not take it"
+    return ""
+
+
+def _webhook(address: str) -> str:
+    """Apprise's way to write the address of a webhook."""
+    parts = urlsplit(address)
+    scheme = {"http": "json", "https": "jsons"}.get(parts.scheme, "none")
+    query = urlencode([(f"-{key}", value) for key, value in parse_qsl(parts.query)])
+    return parts._replace(scheme=scheme, query=query).geturl()
+
+
+def _from_block() -> str:
+    from prefect.blocks.system import Secret
+
+    try:
+        block: Any = Secret.load(BLOCK, _sync=True)
+    except ValueError:
+        return ""
+    return str(block.get())
+
+
+def _within(seconds: float, send: Any) -> str:
+    """What `send` gives, or why it does not."""
+    problem = [f"not done in {seconds:.0f} s"]
+
+    def run() -> None:
+        try:
+            problem[0] = send()
+        except Exception as error:  # noqa: BLE001 - must not fail a run; its text may hold a secret
+            problem[0] = type(error).__name__
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return problem[0]

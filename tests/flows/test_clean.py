@@ -1,0 +1,171 @@
+"""What `python -m flows.clean` removes, and what it must not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from retrain_repository import RetrainToy, retrained
+
+from flows.clean import main
+from flows.retrain_run import locked
+from flows.retrain_site import write_record
+
+DAY = 86400
+
+
+@pytest.fixture
+def toy(first: RetrainToy, tmp_path: Path) -> RetrainToy:
+    root = tmp_path.resolve() / "repo"
+    shutil.copytree(first.root, root, symlinks=True)
+    toy = RetrainToy(root)
+    toy.git("reset", "-q", "--hard")
+    return toy
+
+
+def made(folder: Path, days: float) -> Path:
+    """A folder with a file, so many days old."""
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("x" * 1000)
+    for path in (folder / "file", folder):
+        os.utime(path, (time.time() - days * DAY,) * 2)
+    return folder
+
+
+def everything(root: Path) -> set[Path]:
+    """Paths of all files, but for locks and what DVC and git keep for themselves."""
+    found = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
+    named = {path: path.as_posix() for path in found}
+    return {
+        path
+        for path, name in named.items()
+        if not name.startswith(".git/")
+        and (".dvc/tmp/" not in name or name.startswith(".dvc/tmp/retrain/resume/"))
+    }
+
+
+def needed(toy: RetrainToy, revision: str) -> set[Path]:
+    """Files of DVC's cache that a revision names."""
+    lock = yaml.safe_load(toy.git("show", f"{revision}:dvc.lock"))
+    outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+    outs += yaml.safe_load(toy.git("show", f"{revision}:data/raw.dvc"))["outs"]
+    named = [out["md5"] for out in outs if not out["path"].startswith("metrics/")]
+    return {Path(".dvc/cache/files/md5", md5[:2], md5[2:]) for md5 in named}
+
+
+@pytest.mark.slow
+def test_only_what_nothing_needs_goes(
+    toy: RetrainToy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    before = everything(toy.root)
+    toy.commit("0.3")
+    assert retrained(toy)[0]["outcome"] == "refused"
+    refused = everything(toy.root) - before
+    assert any(path.parts[:2] == (".dvc", "cache") for path in refused)
+    retrain = toy.root / ".dvc" / "tmp" / "retrain"
+    old = [
+        made(toy.root / ".resume" / "old", 31),
+        made(retrain / "resume" / "old", 31),
+        made(toy.root / "wandb" / "offline-run-1-sent", 31),
+    ]
+    (old[2] / "run.wandb.synced").touch()
+    for path in (old[2] / "run.wandb.synced", old[2]):
+        os.utime(path, (time.time() - 31 * DAY,) * 2)
+    young = [
+        made(toy.root / ".resume" / "young", 29),
+        made(toy.root / "wandb" / "offline-run-2-waits", 400),
+    ]
+    tree = retrain / "tree" / "timmflow-retrain" / "timmflow-retrain"
+    toy.git("worktree", "add", "-q", "--detach", str(tree), "retrain")
+    (toy.root / "notes.txt").write_text("of the user's")
+    there = everything(toy.root)
+    needs = needed(toy, "model@v1.0.0") | needed(toy, "retrain")
+    assert needs <= there
+
+    assert main(["--root", str(toy.root)]) == 0
+    said = capsys.readouterr().out
+    for word in ("worktree", ".resume/old", "W&B, sent", "objects", "--yes does it"):
+        assert word in said
+    assert "young" not in said
+    assert everything(toy.root) == there
+
+    assert main(["--root", str(toy.root), "--yes"]) == 0
+    after = everything(toy.root)
+    assert needs <= after
+    assert [path for path in old if path.exists()] == []
+    assert all(path.exists() for path in young)
+    assert (toy.root / "notes.txt").exists()
+    assert toy.traces() == []
+    gone = there - after
+    # What a run was refused with, and metrics, which are in git.
+    cache = {path for path in gone if path.parts[:2] == (".dvc", "cache")}
+    assert cache
+    assert not cache & needs
+    capsys.readouterr()
+    assert main(["--root", str(toy.root), "--yes"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
+    assert retrained(toy)[0]["outcome"] == "nothing new"
+
+
+def test_it_waits_for_others(toy: RetrainToy, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(toy.root):
+        assert main(["--root", str(toy.root), "--yes"]) == 1
+    assert "another retraining" in capsys.readouterr().err
+    write_record(toy.root, "decided", {"commit": "unknown to any branch"})
+    assert main(["--root", str(toy.root), "--yes"]) == 1
+    assert "decided on and not in place yet" in capsys.readouterr().err
+
+
+def test_a_shared_cache_is_left_alone(
+    toy: RetrainToy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = tmp_path / "shared"
+    made(shared / "files" / "md5" / "aa", 400)
+    (toy.root / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {shared}\n")
+    assert main(["--root", str(toy.root), "--yes"]) == 0
+    assert (shared / "files" / "md5" / "aa" / "file").exists()
+
+
+def test_history_of_this_repository_alone(
+    toy: RetrainToy, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prefect import flow
+    from prefect.artifacts import create_markdown_artifact
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.states import Completed, Running
+
+    @flow(name="retrain")
+    def stand_in(root: str) -> None:
+        create_markdown_artifact("text", key="stand-in")
+
+    def run(root: Path | str, done: bool = True, tags: list[str] | None = None) -> Any:
+        state = Completed() if done else Running()
+        return client.create_flow_run(
+            stand_in, {"root": str(root)}, state=state, tags=tags or []
+        ).id
+
+    with get_client(sync_client=True) as client:
+        stand_in(str(toy.root))
+        old = [run(toy.root), run(".", tags=["timmflow.deployment.mine"])]
+        kept = [
+            run("/elsewhere"),
+            run(toy.root, done=False),
+            run(".", tags=["timmflow.deployment.other"]),
+        ]
+        words = ["--root", str(toy.root), "--name", "mine", "--days"]
+        assert main([*words, "1"]) == 0
+        assert "history" not in capsys.readouterr().out
+        assert main([*words, "0"]) == 0
+        assert "3 runs at" in capsys.readouterr().out
+        assert main([*words, "0", "--yes"]) == 0
+        ids = FlowRunFilterId(any_=[*old, *kept])
+        left = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=ids))
+        assert {found.id for found in left} == set(kept)
+        assert not [a for a in client.read_artifacts() if a.key == "stand-in"]

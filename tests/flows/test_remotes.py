@@ -1,0 +1,121 @@
+"""Retraining with a remote: S3 (a moto server on loopback), and one that is not there.
+
+S3 needs `pip install 'moto[server]' dvc-s3`, which are not among the development packages.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from retrain_repository import RetrainToy, retrained
+
+from flows.flow_errors import FlowError
+from tasks.model_registry import Registry
+
+
+@pytest.fixture
+def toy(first: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
+    root = tmp_path.resolve() / "repo"
+    shutil.copytree(first.root, root, symlinks=True)
+    toy = RetrainToy(root)
+    toy.git("reset", "-q", "--hard")
+    with patch("flows.retrain_steps.RETRY_SECONDS", (0.1,)):
+        yield toy
+
+
+def dvc(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dvc", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+def names(toy: RetrainToy) -> list[str]:
+    return [version.name for version in Registry(toy.root).versions()]
+
+
+@pytest.mark.slow
+def test_a_remote_that_is_away_is_caught_up_with(toy: RetrainToy, tmp_path: Path) -> None:
+    place = tmp_path / "drive"
+    place.write_text("in the way")  # where the remote's folder would be: not mounted
+    assert dvc(toy.root, "remote", "add", "-d", "store", str(place / "store")).returncode == 0
+    toy.git("commit", "-qam", "a remote")
+    toy.commit("0.7")
+    with pytest.raises(FlowError, match="dvc push: "):
+        retrained(toy)
+    # Nothing of it is to be seen, and the champion is as it was.
+    assert names(toy) == ["v1.0.0"]
+    place.unlink()
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], result["version"]) == ("promoted", "v1.1.0")
+    assert outcomes["finish"] == outcomes["push"] == "done"
+    assert "train" not in outcomes
+    assert list((place / "store").rglob("*.dir"))
+    assert toy.traces() == []
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
+    """A client of an S3 on loopback, and its address."""
+    reason = "S3 is not tested: pip install 'moto[server]' dvc-s3"
+    server = pytest.importorskip("moto.server", reason=reason)
+    pytest.importorskip("dvc_s3", reason=reason)
+    import boto3
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-bucket",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    address = f"http://{host}:{port}"
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket="store")
+    yield client, address
+    running.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # botocore's and moto's own
+def test_s3(toy: RetrainToy, s3: tuple[Any, str], tmp_path: Path) -> None:
+    client, address = s3
+    for words in (
+        ["add", "-d", "store", "s3://store/timmflow"],
+        ["modify", "store", "endpointurl", address],
+        ["modify", "store", "verify", "true"],
+    ):
+        assert dvc(toy.root, "remote", *words).returncode == 0
+    toy.git("commit", "-qam", "a remote")
+    toy.commit("0.7")
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], outcomes["push"]) == ("promoted", "done")
+
+    # Another machine has the repository, and all else from the remote.
+    other = tmp_path / "other"
+    toy.git("clone", "-q", "--branch", "retrain", str(toy.root), str(other))
+    assert not (other / ".dvc" / "cache").exists()
+    pulled = dvc(other, "pull")
+    assert pulled.returncode == 0, pulled.stderr
+    assert (other / "models" / "model.onnx").read_text() == "0.74"
+    assert len(list((other / "data" / "raw").rglob("*.png"))) == 4
+
+    # A file that has changed there is not taken.
+    objects = [item["Key"] for item in client.list_objects_v2(Bucket="store")["Contents"]]
+    for key in objects:
+        body = client.get_object(Bucket="store", Key=key)["Body"].read()
+        if body == b"0.74":
+            client.put_object(Bucket="store", Key=key, Body=b"0.99")
+    shutil.rmtree(other / ".dvc" / "cache")
+    shutil.rmtree(other / "models")
+    assert dvc(other, "pull").returncode != 0
+    assert not (other / "models" / "model.onnx").exists()
+    config = (toy.root / ".dvc" / "config").read_text() + toy.git("log", "-p", "--all")
+    assert "secret-of-the-bucket" not in config
