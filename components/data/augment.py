@@ -133,17 +133,20 @@ def draw_flips(settings: AugmentSettings, rng: np.random.Generator) -> tuple[boo
     return bool(mirrored), bool(upside_down)
 
 
-def seen_pixels(pixels: Tensor, view: View, image_size: tuple[int, int]) -> Tensor:
+def seen_pixels(
+    pixels: Tensor, view: View, image_size: tuple[int, int], window: Tensor | None = None
+) -> Tensor:
     """An image through a view, grey where it does not reach.
 
     Args:
         pixels: uint8 [h, w, 3]; only read.
         view: of it.
         image_size: (height, width) of the result.
+        window: uint8 [height, width, 3] to write the result to.
 
     Returns:
-        uint8 [height, width, 3], antialiased bilinear; of an image that is seen as it is, a part of
-        `pixels` itself.
+        uint8 [height, width, 3], antialiased bilinear: `window` where there is one; else, of an
+        image that is seen as it is, a part of `pixels` itself.
     """
     rows, columns = view.rows, view.columns
     part = pixels[
@@ -156,11 +159,15 @@ def seen_pixels(pixels: Tensor, view: View, image_size: tuple[int, int]) -> Tens
         batch = F.interpolate(batch, size=shape, mode="bilinear", antialias=True)
         part = batch.permute(0, 2, 3, 1)[0]
     part = flipped(part, view.mirrored, view.upside_down)
-    if shape == tuple(image_size):
-        return part
-    window = torch.full((*image_size, 3), FILL, dtype=torch.uint8)
-    top, left = rows.target_start, columns.target_start
-    window[top : top + shape[0], left : left + shape[1]] = part
+    if window is None:
+        if shape == tuple(image_size):
+            return part
+        window = torch.empty((*image_size, 3), dtype=torch.uint8)
+    top, left, bottom, right = view.place
+    window[top:bottom, left:right] = part
+    beside = window[top:bottom]
+    for border in (window[:top], window[bottom:], beside[:, :left], beside[:, right:]):
+        border.fill_(FILL)
     return window
 
 

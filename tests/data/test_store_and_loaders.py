@@ -36,7 +36,7 @@ from components.data.loaders import (
     PreparedDataset,
 )
 from components.data.pack import choose_storage, pack
-from components.data.sent_batch import SentBatch
+from components.data.sent_batch import BatchPool, SentBatch
 from components.data.settings import AugmentSettings, PreprocessSettings
 from components.data.store import PreparedStore, write_index
 from components.errors import DataError
@@ -236,6 +236,46 @@ def test_workers_change_nothing(tmp_path):
     for ours, theirs in zip(batches(0), batches(2), strict=True):
         assert torch.equal(ours["images"], theirs["images"])
         assert all(torch.equal(a, b) for a, b in zip(ours["boxes"], theirs["boxes"], strict=True))
+
+
+class TestBatchPool:
+    """Workers write batches to memory that is used again."""
+
+    def loader(self, tmp_path, num_workers=1):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        store = make_store(folder, num_images=60)
+        data = PreparedDataModule(
+            store, 4, (0.5,) * 3, (0.5,) * 3, AugmentSettings(), num_workers=num_workers
+        )
+        return data.train_dataloader()
+
+    def test_images_that_are_held_are_not_written_over(self, tmp_path):
+        """Neither as a batch, nor as a view that outlives it; there are more than places."""
+        batches = [batch["images"] for batch in self.loader(tmp_path)]
+        views = [batch["images"][0, 1, 5:] for batch in self.loader(tmp_path)]
+        assert len(batches) > 4  # the places of a worker
+        for number, batch in enumerate(self.loader(tmp_path, num_workers=0)):
+            assert torch.equal(batches[number], batch["images"])
+            assert torch.equal(views[number], batch["images"][0, 1, 5:])
+
+    def test_places_are_used_again(self, tmp_path):
+        loader = self.loader(tmp_path)
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            seen = {batch["images"].data_ptr() for batch in loader}
+            assert len(seen) <= 4 < len(loader)
+        pool = loader.dataset.pool
+        assert bytes(pool._taken) == bytes(4)
+
+    def test_without_a_place_all_goes_the_usual_way(self, tmp_path):
+        loader = self.loader(tmp_path, num_workers=2)
+        loader.dataset.pool = pickle.loads(pickle.dumps(loader.dataset.pool))
+        assert loader.dataset.pool is None
+        for ours, theirs in zip(loader, self.loader(tmp_path, num_workers=0), strict=True):
+            assert torch.equal(ours["images"], theirs["images"])
+
+    def test_a_batch_takes_no_place_outside_of_a_worker(self):
+        assert BatchPool(1, 2, 100).take((1, 2, 2, 3)) is None
 
 
 def test_augmented_boxes_stay_on_their_object(tmp_path):
