@@ -358,7 +358,9 @@ system's page cache, which it drops when memory is short.
 
 What an image costs: a random choice of what is seen, one antialiased resample of it into uint8, and
 for a whole batch, on the device it is trained on, one multiplication that changes colours and
-normalises. A choice is drawn from (seed, epoch, image) alone.
+normalises. Images are drawn where their batch lies; a worker's batches lie in memory that it shares
+with the training process as long as the loader lives (`components/data/sent_batch.py`). A choice is
+drawn from (seed, epoch, image) alone.
 """
 
 
