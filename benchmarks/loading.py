@@ -92,6 +92,7 @@ def packed(folder: Path, task: str, storage: str, size: int) -> PreparedStore:
     from components.contract.tables import Dataset, build
     from components.data.pack import pack
     from components.data.settings import PreprocessSettings
+    from components.files import sha256
 
     images, objects = [], []
     for split in ("train", "val"):
@@ -102,7 +103,8 @@ def packed(folder: Path, task: str, storage: str, size: int) -> PreparedStore:
             images.append(
                 {"path": f"{split}/{item['file_name']}"}
                 | {"width": item["width"], "height": item["height"]}
-                | {"sha256": text * 4, "phash": text, "split": split}
+                | {"sha256": sha256(folder / split / item["file_name"]), "phash": text}
+                | {"split": split}
             )
             if task == "classification":
                 objects.append({"image_id": len(images) - 1, "label": item["file_name"][0]})

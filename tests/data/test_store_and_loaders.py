@@ -40,7 +40,7 @@ from components.data.sent_batch import BatchPool, SentBatch
 from components.data.settings import AugmentSettings, PreprocessSettings
 from components.data.store import PreparedStore, write_index
 from components.errors import DataError
-from components.files import read_json, write_json
+from components.files import read_json, sha256, write_json
 
 
 def test_boxes_are_scaled_from_original_to_stored_pixels(tmp_path):
@@ -77,7 +77,7 @@ class TestStorage:
             text = f"{number:x}"
             rows.append(
                 {"path": f"{number}.png", "width": 90, "height": 60 + number, "split": split}
-                | {"sha256": text * 64, "phash": text * 16}
+                | {"sha256": sha256(raw / f"{number}.png"), "phash": text * 16}
             )
             box = {"x": 3.5, "y": 7.25, "width": 31.0, "height": 20.0, "area": 620.0}
             objects.append({"image_id": number, "label": "a", "is_crowd": crowd, **box})
@@ -93,6 +93,13 @@ class TestStorage:
             original = np.asarray(Image.open(tmp_path / "raw" / f"{row}.png"))
             expected = scale_image(original, store.image(row).shape[:2])
             assert np.array_equal(store.image(row), expected)
+
+    def test_an_image_that_has_changed_since_validation_is_not_packed(self, tmp_path, monkeypatch):
+        """Also one that has kept its size."""
+        self.packed(tmp_path)
+        monkeypatch.setitem(globals(), "sha256", lambda file: "0" * 64)
+        with pytest.raises(DataError, match=r"^0.png: SHA-256 = \w{64} now, 0{64} when it was val"):
+            self.packed(tmp_path)
 
     def test_nothing_to_learn_is_told_before_any_training(self, tmp_path):
         with pytest.raises(DataError, match="none of the 6 images of the train split has a box"):
