@@ -92,6 +92,7 @@ def packed(folder: Path, task: str, storage: str, size: int) -> PreparedStore:
     from components.contract.tables import Dataset, build
     from components.data.pack import pack
     from components.data.settings import PreprocessSettings
+    from components.files import sha256
 
     images, objects = [], []
     for split in ("train", "val"):
@@ -102,7 +103,8 @@ def packed(folder: Path, task: str, storage: str, size: int) -> PreparedStore:
             images.append(
                 {"path": f"{split}/{item['file_name']}"}
                 | {"width": item["width"], "height": item["height"]}
-                | {"sha256": text * 4, "phash": text, "split": split}
+                | {"sha256": sha256(folder / split / item["file_name"]), "phash": text}
+                | {"split": split}
             )
             if task == "classification":
                 objects.append({"image_id": len(images) - 1, "label": item["file_name"][0]})
@@ -358,7 +360,9 @@ system's page cache, which it drops when memory is short.
 
 What an image costs: a random choice of what is seen, one antialiased resample of it into uint8, and
 for a whole batch, on the device it is trained on, one multiplication that changes colours and
-normalises. A choice is drawn from (seed, epoch, image) alone.
+normalises. Images are drawn where their batch lies; a worker's batches lie in memory that it shares
+with the training process as long as the loader lives (`components/data/sent_batch.py`). A choice is
+drawn from (seed, epoch, image) alone.
 """
 
 

@@ -12,6 +12,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+FLAT_HASH = "0" * 16  # of images that show nothing: their likeness means nothing
 MAX_BITS = 16  # that hashes may differ by; unrelated images differ by about 32
 _FEW_BITS = 5  # up to so many one common chunk is rare enough; beyond, two are asked for
 _BLOCK = 2_000_000  # pairs compared at once

@@ -11,21 +11,23 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from components.contract.near_duplicates import near_duplicate_groups
+from components.contract.near_duplicates import FLAT_HASH, near_duplicate_groups
 
 _SALT = "timmflow split 1"  # changing it reshuffles every data set there is
 
 
 def near_duplicate_links(phashes: Sequence[str], bits: int) -> list[tuple[int, int]]:
-    """Pairs of positions that join images which look the same.
+    """Pairs of positions that join images which look the same; flat images look like no other.
 
     Args:
         phashes: of each image, 16 hexadecimal digits.
         bits: most bits by which they differ.
     """
-    hashes = np.array([int(text, 16) for text in phashes], dtype=np.uint64)
-    groups = near_duplicate_groups(hashes, bits)
-    return [(int(first), row) for row, first in enumerate(groups) if first != row]
+    telling = [row for row, text in enumerate(phashes) if text != FLAT_HASH]
+    hashes = np.array([int(phashes[row], 16) for row in telling], dtype=np.uint64)
+    groups = near_duplicate_groups(hashes, bits).tolist()
+    pairs = ((telling[first], row) for first, row in zip(groups, telling, strict=True))
+    return [(first, row) for first, row in pairs if first != row]
 
 
 def linked_keys(

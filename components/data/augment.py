@@ -133,17 +133,20 @@ def draw_flips(settings: AugmentSettings, rng: np.random.Generator) -> tuple[boo
     return bool(mirrored), bool(upside_down)
 
 
-def seen_pixels(pixels: Tensor, view: View, image_size: tuple[int, int]) -> Tensor:
+def seen_pixels(
+    pixels: Tensor, view: View, image_size: tuple[int, int], window: Tensor | None = None
+) -> Tensor:
     """An image through a view, grey where it does not reach.
 
     Args:
         pixels: uint8 [h, w, 3]; only read.
         view: of it.
         image_size: (height, width) of the result.
+        window: uint8 [height, width, 3] to write the result to.
 
     Returns:
-        uint8 [height, width, 3], antialiased bilinear; of an image that is seen as it is, a part of
-        `pixels` itself.
+        uint8 [height, width, 3], antialiased bilinear: `window` where there is one; else, of an
+        image that is seen as it is, a part of `pixels` itself.
     """
     rows, columns = view.rows, view.columns
     part = pixels[
@@ -156,11 +159,15 @@ def seen_pixels(pixels: Tensor, view: View, image_size: tuple[int, int]) -> Tens
         batch = F.interpolate(batch, size=shape, mode="bilinear", antialias=True)
         part = batch.permute(0, 2, 3, 1)[0]
     part = flipped(part, view.mirrored, view.upside_down)
-    if shape == tuple(image_size):
-        return part
-    window = torch.full((*image_size, 3), FILL, dtype=torch.uint8)
-    top, left = rows.target_start, columns.target_start
-    window[top : top + shape[0], left : left + shape[1]] = part
+    if window is None:
+        if shape == tuple(image_size):
+            return part
+        window = torch.empty((*image_size, 3), dtype=torch.uint8)
+    top, left, bottom, right = view.place
+    window[top:bottom, left:right] = part
+    beside = window[top:bottom]
+    for border in (window[:top], window[bottom:], beside[:, :left], beside[:, right:]):
+        border.fill_(FILL)
     return window
 
 
@@ -175,12 +182,12 @@ def flipped_boxes(
 ) -> np.ndarray:
     """Boxes of an image of `shape` (height, width) that is `flipped`."""
     height, width = shape
-    x1, y1, x2, y2 = boxes.T
+    flipped = boxes.copy()
     if mirrored:
-        x1, x2 = width - x2, width - x1
+        flipped[:, 0], flipped[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
     if upside_down:
-        y1, y2 = height - y2, height - y1
-    return np.stack([x1, y1, x2, y2], axis=1)
+        flipped[:, 1], flipped[:, 3] = height - boxes[:, 3], height - boxes[:, 1]
+    return flipped
 
 
 def seen_boxes(
@@ -197,11 +204,12 @@ def seen_boxes(
         The kept boxes, with sides of at least `MIN_SIDE`, and which they are, bool [G].
     """
     rows, columns = view.rows, view.columns
-    zoom = np.array([columns.target_length / columns.length, rows.target_length / rows.length] * 2)
-    start = np.array([columns.start, rows.start] * 2)
+    spans = (columns, rows, columns, rows)
+    zoom = np.array([span.target_length / span.length for span in spans])
     shape = (rows.target_length, columns.target_length)
-    moved = flipped_boxes((boxes - start) * zoom, shape, view.mirrored, view.upside_down)
-    moved = moved + np.array([columns.target_start, rows.target_start] * 2)
-    moved = moved.clip(0, np.array([image_size[1], image_size[0]] * 2)).astype(np.float32)
+    moved = (boxes - np.array([span.start for span in spans])) * zoom
+    moved = flipped_boxes(moved, shape, view.mirrored, view.upside_down)
+    moved += np.array([span.target_start for span in spans])
+    moved = np.minimum(np.maximum(moved, 0), [*image_size[::-1]] * 2).astype(np.float32)
     kept = (moved[:, 2:] - moved[:, :2] >= MIN_SIDE).all(axis=1)
     return moved[kept], kept

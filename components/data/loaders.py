@@ -11,7 +11,7 @@ import hashlib
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -43,13 +43,15 @@ from components.data.geometry import fit
 from components.data.mosaic import Mosaic, Scene
 from components.data.multi_scale import InputSizes, resize_batch
 from components.data.repeat_factor import epoch_length, repeat_factors, repeated
-from components.data.sent_batch import SentBatch
+from components.data.sent_batch import BatchPool, Place, SentBatch
 from components.data.settings import AugmentSettings
 from components.data.store import PreparedStore
 from components.errors import DataError
 
 Batch = dict[str, Any]
 Key = tuple[int, int, int]  # epoch, row of the store, place in the epoch
+# Batches of a worker under way: two fetched ahead, one in use, one that Lightning asks for before.
+_PLACES = 4
 
 
 def derived_seed(*parts: int) -> int:
@@ -142,6 +144,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         seed: of the changes.
         partners: rows that mosaics draw further images from; None: the training split.
         num_epochs: of the training, that `plain_epochs` end; None: no epoch is plain.
+        pool: that workers write their batches to; None for none.
     """
 
     def __init__(
@@ -151,10 +154,12 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         seed: int,
         partners: np.ndarray | None = None,
         num_epochs: int | None = None,
+        pool: BatchPool | None = None,
     ):
         self.store = store
         self.seed = seed
         self.augment = augment
+        self.pool = pool
         self.mosaic: Mosaic | None = None
         self.copy_paste: CopyPaste | None = None
         self.first_plain_epoch: float = float("inf")
@@ -171,11 +176,28 @@ class PreparedDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
         """`key` is a `Key`; its place may be left out."""
+        return self._item(key, None)
+
+    def __getitems__(self, keys: list[Key]) -> Drawn:
+        """Several items, drawn where their batch will lie: a loader asks for them so."""
+        shape = (len(keys), *self.store.info.image_size, 3)
+        place = self.pool.take(shape) if self.pool else None
+        if self.pool and place:
+            pixels = self.pool.images(place)
+        else:
+            pixels = torch.empty(shape, dtype=torch.uint8)
+        items = [self._item(key, window) for key, window in zip(keys, pixels, strict=True)]
+        return Drawn(items, pixels, place)
+
+    def _item(self, key: tuple[int, ...], window: torch.Tensor | None) -> dict[str, Any]:
+        """An item, its image in `window` [H, W, 3] if that is not None."""
         epoch, row = key[:2]
         if self.augment is None:
             item = self._as_it_stands(row)
         else:
-            item = self._changed(epoch, row, self.augment)
+            item = self._changed(epoch, row, self.augment, window)
+        if window is not None and item["image"] is not window:
+            item["image"] = window.copy_(item["image"])
         store = self.store
         if store.info.task != "detection":
             label = store.label_vector(row) if store.info.multi_label else store.label(row)
@@ -191,13 +213,15 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         item: dict[str, Any] = {"image": torch.from_numpy(pixels)}
         return item | (_targets(*self.store.boxes(row)) if info.task == "detection" else {})
 
-    def _changed(self, epoch: int, row: int, settings: AugmentSettings) -> dict[str, Any]:
+    def _changed(
+        self, epoch: int, row: int, settings: AugmentSettings, window: torch.Tensor | None
+    ) -> dict[str, Any]:
         rng = np.random.default_rng(derived_seed(self.seed, epoch, row))
         item = None
         if self.mosaic is not None and epoch < self.first_plain_epoch:
             item = self._mosaic(self.mosaic, row, settings, rng)
         if item is None:
-            item = self._single(row, settings, rng)
+            item = self._single(row, settings, rng, window)
         if any(settings.hsv):
             pixels = hsv_shifted(item["image"].numpy(), draw_hsv(settings.hsv, rng))
             item["image"] = torch.from_numpy(pixels)
@@ -219,7 +243,11 @@ class PreparedDataset(Dataset[dict[str, Any]]):
         return {"image": pixels, **_targets(boxes, scene.labels)}
 
     def _single(
-        self, row: int, settings: AugmentSettings, rng: np.random.Generator
+        self,
+        row: int,
+        settings: AugmentSettings,
+        rng: np.random.Generator,
+        window: torch.Tensor | None,
     ) -> dict[str, Any]:
         size, pixels = self.store.info.image_size, self.store.tensor(row)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
@@ -228,7 +256,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
                 # What a random crop is taken from is padded, or training never sees the padding.
                 pixels = torch.from_numpy(fit(pixels.numpy(), size, "letterbox"))
                 shape = size
-            image = seen_pixels(pixels, draw_crop(shape, size, settings, rng), size)
+            image = seen_pixels(pixels, draw_crop(shape, size, settings, rng), size, window)
             if settings.trivial_augment:
                 image = trivially_augmented(image, rng)
             if rng.random() < settings.erasing:
@@ -241,7 +269,7 @@ class PreparedDataset(Dataset[dict[str, Any]]):
             if scene.boxes is not boxes:
                 pixels, boxes, labels = torch.from_numpy(scene.pixels), scene.boxes, scene.labels
         boxes, kept = seen_boxes(boxes, view, size)
-        item = {"image": seen_pixels(pixels, view, size), **_targets(boxes, labels[kept])}
+        item = {"image": seen_pixels(pixels, view, size, window), **_targets(boxes, labels[kept])}
         return {**item, "seen": torch.tensor(view.place)}
 
 
@@ -259,15 +287,40 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(10))
 
 
-def collate(items: list[dict[str, Any]]) -> Batch:
+@dataclass(frozen=True)
+class Drawn(Sequence[dict[str, Any]]):
+    """Items whose images lie side by side in memory already.
+
+    Attributes:
+        items: of a `PreparedDataset`.
+        pixels: their images, uint8 [B, H, W, 3].
+        place: of the pixels, where they lie in a pool.
+    """
+
+    items: list[dict[str, Any]]
+    pixels: torch.Tensor
+    place: Place | None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.items[number]
+
+
+def collate(items: Sequence[dict[str, Any]]) -> Batch:
     """A batch: `images` uint8 [B, 3, H, W] (channels last in memory), targets, `rows` [B].
 
     With changes of colour that are yet to be made also `colors` [B, 3] and `seen` [B, 4].
     """
-    # Stacked as they lie in memory, which is as the batch is to lie.
-    pixels = torch.stack([item["image"].permute(1, 2, 0) for item in items])
+    if isinstance(items, Drawn):
+        pixels, place = items.pixels, items.place
+    else:
+        # Stacked as they lie in memory, which is as the batch is to lie.
+        pixels, place = torch.stack([item["image"].permute(1, 2, 0) for item in items]), None
     rows = torch.stack([item["row"] for item in items])
     batch = SentBatch(images=pixels.permute(0, 3, 1, 2), rows=rows)
+    batch.place = place
     if "color" in items[0]:
         batch["colors"] = torch.stack([item["color"] for item in items])
         batch["seen"] = torch.stack([item["seen"] for item in items])
@@ -293,11 +346,13 @@ class SizedCollate:
     batch_size: int
     num_batches: int
 
-    def __call__(self, items: list[dict[str, Any]]) -> Batch:
+    def __call__(self, items: Sequence[dict[str, Any]]) -> Batch:
         """The batch of `items`, which are of one step."""
         epoch, _, place = items[0]["key"]
         step = epoch * self.num_batches + place // self.batch_size
-        return SentBatch(collate(items), size=self.sizes.at(step))
+        batch = collate(items)
+        batch["size"] = self.sizes.at(step)
+        return batch
 
 
 class PreparedDataModule(LightningDataModule):
@@ -403,8 +458,12 @@ class PreparedDataModule(LightningDataModule):
         sampler = EpochSampler(
             *(rows, self.seed if train else None, class_ids, factors), process, block, num_dropped
         )
+        pool = None
+        if self.num_workers:
+            largest = min(batch_size, num_images) * math.prod(self.store.info.image_size) * 3
+            pool = BatchPool(self.num_workers, _PLACES, largest)
         return DataLoader(
-            PreparedDataset(self.store, augment, self.seed, rows, self.num_epochs),
+            PreparedDataset(self.store, augment, self.seed, rows, self.num_epochs, pool),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,

@@ -6,6 +6,7 @@ have the same size in pixels, hence the same boxes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import math
@@ -22,7 +23,7 @@ from PIL import Image
 
 from components.contract.accepted_splits import AcceptedSplits
 from components.contract.paths import resolve_inside
-from components.contract.pixels import load_rgb
+from components.contract.pixels import decode, read_bytes
 from components.contract.tables import Dataset
 from components.data.geometry import Resize, resized_shape, scale_image, trimmed
 from components.data.settings import PreprocessSettings
@@ -59,7 +60,7 @@ def pack(
         accepted: drawn splits that stay as they are.
 
     Raises:
-        DataError: an image that passed validation cannot be read any more, or its size has
+        DataError: an image that passed validation cannot be read any more, or its content has
             changed; a split is empty; or nothing in train has a label or a box.
     """
     images = dataset.images.reset_index(drop=True)
@@ -81,14 +82,15 @@ def pack(
     storage = choose_storage(images, settings, resize)
 
     def prepare(row: Any) -> tuple[np.ndarray, bytes]:
-        pixels = load_rgb(resolve_inside(raw_root, row.path), max_pixels, max_bytes)
-        height, width = pixels.shape[:2]
-        if (height, width) != (row.height, row.width):
+        file = resolve_inside(raw_root, row.path)
+        content = read_bytes(file, max_bytes)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != row.sha256:
             raise DataError(
-                f"{row.path}: {width}x{height} pixels now, {row.width}x{row.height} when it was "
-                "validated; run the validate stage again"
+                f"{row.path}: SHA-256 = {digest} now, {row.sha256} when it was validated; run the "
+                "validate stage again"
             )
-        pixels = trimmed(pixels, *rule)
+        pixels = trimmed(decode(content, str(file), max_pixels).pixels, *rule)
         height, width = pixels.shape[:2]
         pixels = scale_image(pixels, resized_shape(height, width, *rule))
         return pixels, encode(pixels, storage, settings.jpeg_quality)

@@ -13,7 +13,8 @@ measurement needs: where the hash leaves a class of at least three keys without 
 when the class gets one there by hash.
 
 Links. Copies of an image, and with `group_near_duplicates` images that look the same, go to one
-split together with the groups they belong to. Keys so linked share the hash of one of them.
+split together with the groups they belong to; flat images look like no other. Keys so linked share
+the hash of one of them.
 
 Acceptance. Lending and links can move an image when the data changes, until it is accepted
 (`python -m tasks.accept`). From then on it keeps the split that it had, whatever is added, removed,

@@ -81,7 +81,10 @@ class PreparedStore:
             self._crowd = objects["is_crowd"].to_numpy(bool)
         self._shapes = index[["offset", "height", "width"]].to_numpy(np.int64)
         self._ends = self._shapes[:, 0] + stored_bytes(info, index)
-        self._original = index[["original_height", "original_width"]].to_numpy(np.float64)
+        # (x, y, x, y) of each image: its far corner, and stored pixels per original pixel.
+        self._corners = np.tile(self._shapes[:, [2, 1]], 2).astype(np.float64)
+        original = index[["original_width", "original_height"]].to_numpy(np.float64)
+        self._scales = self._corners / np.tile(original, 2)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -209,19 +212,17 @@ class PreparedStore:
         """
         positions = self._targets[row]
         positions = positions[~self._crowd[positions]]
-        _, height, width = self._shapes[row]
-        scale_y, scale_x = self.scale(row)
-        x, y, w, h = self._boxes[positions].T
-        boxes = np.stack([x * scale_x, y * scale_y, (x + w) * scale_x, (y + h) * scale_y], axis=1)
-        boxes = boxes.clip(0, [width, height, width, height])
-        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        stored, scale = self._corners[row], self._scales[row]
+        boxes = self._boxes[positions]
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = np.minimum(np.maximum(boxes * scale, 0), stored)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         return boxes[inside].astype(np.float32), self._class_ids[positions][inside]
 
     def scale(self, row: int) -> tuple[float, float]:
         """(scale_y, scale_x): stored pixels per original pixel."""
-        _, height, width = self._shapes[row]
-        original_height, original_width = self._original[row]
-        return height / original_height, width / original_width
+        scale_x, scale_y = self._scales[row, :2].tolist()
+        return scale_y, scale_x
 
 
 def stored_bytes(info: StoreInfo, index: pd.DataFrame) -> np.ndarray:

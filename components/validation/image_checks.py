@@ -10,11 +10,10 @@ from posixpath import splitext
 from components.contract.findings import Finding, finding
 from components.contract.pixels import EXTENSIONS
 from components.contract.reading import RawImage, Reading
-from components.validation.pixel_pass import ImageFacts
+from components.validation.pixel_pass import FLAT, ImageFacts
 
 _SMALL_IMAGE = 16  # pixels of the shorter side
 _LONG_IMAGE = 8.0  # longer side over shorter
-FLAT = 2.0  # standard deviation of the luminance, 0 to 255; `flat-image` then says all there is
 _DARK, _LIGHT = 8.0, 247.0  # mean luminance, 0 to 255
 
 

@@ -19,8 +19,7 @@ from components.contract.readers import read_dataset
 from components.contract.reading import Reading
 from components.errors import DataError
 from components.validation.drift import check_drift
-from components.validation.image_checks import FLAT
-from components.validation.pixel_pass import ImageFacts
+from components.validation.pixel_pass import FLAT, ImageFacts
 from components.validation.profile import profile
 from components.validation.run import Result, validate_reading
 from components.validation.settings import ValidateSettings

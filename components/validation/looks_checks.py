@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from components.contract.findings import Finding, finding
-from components.validation.image_checks import FLAT
-from components.validation.pixel_pass import ImageFacts
+from components.validation.pixel_pass import FLAT, ImageFacts
 
 BLURRED = 0.2  # sharpness
 LOW_INFORMATION = 3.0  # bits a pixel

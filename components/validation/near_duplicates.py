@@ -9,8 +9,7 @@ import numpy as np
 from components.contract.findings import Finding, finding
 from components.contract.near_duplicates import close_blocks
 from components.contract.reading import Reading
-from components.validation.image_checks import FLAT
-from components.validation.pixel_pass import ImageFacts
+from components.validation.pixel_pass import FLAT, ImageFacts
 
 
 def check_near_duplicates(

@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from components.contract.near_duplicates import FLAT_HASH
 from components.contract.pixels import ImageError, glance, read_bytes
 from components.errors import DataError
 
+FLAT = 2.0  # standard deviation of the luminance, 0 to 255; `flat-image` then says all there is
 _CHUNK = 16  # images a process takes at once
 _AHEAD = 4  # chunks in flight for each process
 _SIDE = 128  # of the grey copy that all is measured on
@@ -37,7 +39,7 @@ class ImageFacts:
         fault: `(check, message, value, allowed)` if it cannot be used; all else is then empty.
         width, height: pixels, after EXIF orientation.
         sha256: of the file's bytes.
-        phash: 64-bit DCT hash of the looks, 16 hexadecimal digits.
+        phash: 64-bit DCT hash of the looks, 16 hexadecimal digits; `FLAT_HASH` of a flat image.
         format, mode, orientation, num_frames: see `components.contract.pixels.Decoded`.
         brightness: mean luminance, 0 to 255.
         contrast: standard deviation of the luminance of a 32 x 32 copy.
@@ -72,19 +74,20 @@ def examine(root: str, path: str, max_pixels: int, max_bytes: int) -> ImageFacts
         return ImageFacts(path, (error.check, error.reason, error.value, error.allowed))
     grey = Image.fromarray(seen.grey)
     small = np.asarray(grey.resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
+    contrast = round(float(small.std()), 2)
     return ImageFacts(
         path,
         None,
         seen.width,
         seen.height,
         hashlib.sha256(data).hexdigest(),
-        dct_hash(small),
+        dct_hash(small) if contrast >= FLAT else FLAT_HASH,
         seen.format,
         seen.mode,
         seen.orientation,
         seen.num_frames,
         round(float(small.mean()), 2),
-        round(float(small.std()), 2),
+        contrast,
         round(edge_sharpness(seen.grey), 3),
         round(grey.entropy(), 2),
         len(data),

@@ -1,8 +1,9 @@
 """Replacing a folder of data by a new version at once, and keeping the one before.
 
 Beside the folder `NAME` stand `NAME.previous`, the version before, and for a time `.NAME.merging`
-(the new version being built), `.NAME.aside` and `.NAME.trash`. Whenever the process is killed,
-either the old or the new version is whole; `recover` clears up.
+(the new version being built), `.NAME.next-NUMBER` (it is whole; its inode's number tells whether it
+has become `NAME` already), `.NAME.aside` and `.NAME.trash`. Whenever the process is killed, either
+the old or the new version is whole; `recover` clears up, to what was before or to what was wanted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -32,6 +34,10 @@ def draft_path(data: Path) -> Path:
 def previous_path(data: Path) -> Path:
     """Where the version before is kept."""
     return data.with_name(f"{data.name}.previous")
+
+
+def _next(data: Path, inode: int) -> Path:
+    return data.with_name(f".{data.name}.next-{inode}")
 
 
 def _aside(data: Path) -> Path:
@@ -61,22 +67,35 @@ def recover(data: Path) -> None:
     """Clear up after a process that was killed; does nothing where there is nothing to do."""
     previous, aside, trash = previous_path(data), _aside(data), _trash(data)
     if aside.exists():
-        aside.rename(previous if data.exists() else data)
+        if data.exists():
+            _keep(aside, data)
+        else:
+            aside.rename(data)
+    if data.exists():
+        swapped = _next(data, data.stat().st_ino)
+        if swapped.exists():
+            _keep(swapped, data)
     if trash.exists() and not previous.exists():
         trash.rename(previous)
-    for leftover in (trash, draft_path(data)):
+    unwanted = data.parent.glob(f"{glob.escape(str(_next(data, 0).name[:-1]))}*")
+    for leftover in (trash, draft_path(data), *unwanted):
         if leftover.exists():
             shutil.rmtree(leftover)
 
 
+def _keep(folder: Path, data: Path) -> None:
+    """Make a folder the version before; the one that was it becomes trash."""
+    previous = previous_path(data)
+    if previous.exists():
+        previous.rename(_trash(data))
+    folder.rename(previous)
+
+
 def replace(data: Path) -> None:
     """Make the draft the new version; the old one becomes the previous one."""
-    previous, trash = previous_path(data), _trash(data)
-    sync(draft_path(data))
-    if previous.exists():
-        previous.rename(trash)
-    draft_path(data).rename(previous)
-    exchange(previous, data)
+    draft = draft_path(data)
+    sync(draft)
+    exchange(draft.rename(_next(data, draft.stat().st_ino)), data)
     recover(data)
 
 
@@ -91,25 +110,25 @@ def undo(data: Path) -> None:
     exchange(previous_path(data), data)
 
 
-def exchange(previous: Path, data: Path) -> None:
+def exchange(other: Path, data: Path) -> None:
     """Let two folders swap their names, in one step where the system can.
 
     When this returns, the swap survives a loss of power.
     """
-    if not _exchange_at_once(previous, data):
-        _exchange_in_steps(previous, data)
+    if not _exchange_at_once(other, data):
+        _exchange_in_steps(other, data)
     sync(data.parent, deep=False)
 
 
-def _exchange_in_steps(previous: Path, data: Path) -> None:
+def _exchange_in_steps(other: Path, data: Path) -> None:
     aside = _aside(data)
     data.rename(aside)
     try:
-        previous.rename(data)
+        other.rename(data)
     except OSError:
         aside.rename(data)
         raise
-    aside.rename(previous)
+    aside.rename(other)
 
 
 def _exchange_at_once(one: Path, two: Path) -> bool:

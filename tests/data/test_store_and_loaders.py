@@ -36,11 +36,11 @@ from components.data.loaders import (
     PreparedDataset,
 )
 from components.data.pack import choose_storage, pack
-from components.data.sent_batch import SentBatch
+from components.data.sent_batch import BatchPool, SentBatch
 from components.data.settings import AugmentSettings, PreprocessSettings
 from components.data.store import PreparedStore, write_index
 from components.errors import DataError
-from components.files import read_json, write_json
+from components.files import read_json, sha256, write_json
 
 
 def test_boxes_are_scaled_from_original_to_stored_pixels(tmp_path):
@@ -77,7 +77,7 @@ class TestStorage:
             text = f"{number:x}"
             rows.append(
                 {"path": f"{number}.png", "width": 90, "height": 60 + number, "split": split}
-                | {"sha256": text * 64, "phash": text * 16}
+                | {"sha256": sha256(raw / f"{number}.png"), "phash": text * 16}
             )
             box = {"x": 3.5, "y": 7.25, "width": 31.0, "height": 20.0, "area": 620.0}
             objects.append({"image_id": number, "label": "a", "is_crowd": crowd, **box})
@@ -93,6 +93,13 @@ class TestStorage:
             original = np.asarray(Image.open(tmp_path / "raw" / f"{row}.png"))
             expected = scale_image(original, store.image(row).shape[:2])
             assert np.array_equal(store.image(row), expected)
+
+    def test_an_image_that_has_changed_since_validation_is_not_packed(self, tmp_path, monkeypatch):
+        """Also one that has kept its size."""
+        self.packed(tmp_path)
+        monkeypatch.setitem(globals(), "sha256", lambda file: "0" * 64)
+        with pytest.raises(DataError, match=r"^0.png: SHA-256 = \w{64} now, 0{64} when it was val"):
+            self.packed(tmp_path)
 
     def test_nothing_to_learn_is_told_before_any_training(self, tmp_path):
         with pytest.raises(DataError, match="none of the 6 images of the train split has a box"):
@@ -236,6 +243,46 @@ def test_workers_change_nothing(tmp_path):
     for ours, theirs in zip(batches(0), batches(2), strict=True):
         assert torch.equal(ours["images"], theirs["images"])
         assert all(torch.equal(a, b) for a, b in zip(ours["boxes"], theirs["boxes"], strict=True))
+
+
+class TestBatchPool:
+    """Workers write batches to memory that is used again."""
+
+    def loader(self, tmp_path, num_workers=1):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        store = make_store(folder, num_images=60)
+        data = PreparedDataModule(
+            store, 4, (0.5,) * 3, (0.5,) * 3, AugmentSettings(), num_workers=num_workers
+        )
+        return data.train_dataloader()
+
+    def test_images_that_are_held_are_not_written_over(self, tmp_path):
+        """Neither as a batch, nor as a view that outlives it; there are more than places."""
+        batches = [batch["images"] for batch in self.loader(tmp_path)]
+        views = [batch["images"][0, 1, 5:] for batch in self.loader(tmp_path)]
+        assert len(batches) > 4  # the places of a worker
+        for number, batch in enumerate(self.loader(tmp_path, num_workers=0)):
+            assert torch.equal(batches[number], batch["images"])
+            assert torch.equal(views[number], batch["images"][0, 1, 5:])
+
+    def test_places_are_used_again(self, tmp_path):
+        loader = self.loader(tmp_path)
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            seen = {batch["images"].data_ptr() for batch in loader}
+            assert len(seen) <= 4 < len(loader)
+        pool = loader.dataset.pool
+        assert bytes(pool._taken) == bytes(4)
+
+    def test_without_a_place_all_goes_the_usual_way(self, tmp_path):
+        loader = self.loader(tmp_path, num_workers=2)
+        loader.dataset.pool = pickle.loads(pickle.dumps(loader.dataset.pool))
+        assert loader.dataset.pool is None
+        for ours, theirs in zip(loader, self.loader(tmp_path, num_workers=0), strict=True):
+            assert torch.equal(ours["images"], theirs["images"])
+
+    def test_a_batch_takes_no_place_outside_of_a_worker(self):
+        assert BatchPool(1, 2, 100).take((1, 2, 2, 3)) is None
 
 
 def test_augmented_boxes_stay_on_their_object(tmp_path):

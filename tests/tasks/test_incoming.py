@@ -420,7 +420,7 @@ def kill_at_every_step(model: Place, tmp_path: Path, at_once: bool = True) -> No
         tmp_path: for them.
         at_once: folders can be exchanged in one step.
     """
-    old = digest(model.data)
+    old, older = digest(model.data), digest(model.data.with_name("raw.previous"))
     expected: dict[str, str] = {}
     for number in range(1, 200):
         place = Place(tmp_path / str(number), model.params.base.task)
@@ -434,6 +434,7 @@ def kill_at_every_step(model: Place, tmp_path: Path, at_once: bool = True) -> No
         if found == old and expected and number % 4:  # the next run is tried at every fourth
             versions.recover(place.data)
             assert digest(place.data) == old
+            assert digest(place.data.with_name("raw.previous")) == older
         else:
             assert place.run()["verdict"] == ("merged" if found == old else "nothing-new")
             expected = expected or digest(place.data)

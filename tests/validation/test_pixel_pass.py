@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from components.contract.near_duplicates import FLAT_HASH
+from components.contract.split_links import near_duplicate_links
 from components.validation.pixel_pass import dct_hash, edge_sharpness, examine, examine_all
 
 
@@ -37,6 +39,17 @@ def test_the_hash_is_of_the_looks(tmp_path):
     assert distance(a, b) <= 4
     assert distance(a, c) >= 16
     assert dct_hash(np.full((32, 32), 5.0)) == dct_hash(np.full((32, 32), 5.0))
+
+
+def test_flat_images_look_like_no_other(tmp_path):
+    """Not even like each other: one hash for all would put all of them into one split."""
+    for number in range(4):
+        Image.new("RGB", (64, 64), (60 * number,) * 3).save(tmp_path / f"{number}.png")
+        picture(number // 2).save(tmp_path / f"seen{number}.png")
+    names = [f"{kind}{number}.png" for kind in ("", "seen") for number in range(4)]
+    hashes = [fact.phash for fact in examine_all(tmp_path, names, 10**6, 10**6, num_workers=1)]
+    assert set(hashes[:4]) == {FLAT_HASH} and FLAT_HASH not in hashes[4:]
+    assert near_duplicate_links(hashes, 4) == [(4, 5), (6, 7)]
 
 
 def test_processes_give_the_same_in_the_same_order(tmp_path):
