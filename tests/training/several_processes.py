@@ -2,16 +2,19 @@
 
     python several_processes.py PLAN FOLDER [COUNT]
 
-PLAN is a JSON list of trainings [name, arguments of `run`]; each process does them in turn. Rows,
+PLAN is a JSON list of trainings [name, arguments of `run`]; each process does them in turn. With
+`apart` only the first finds the checkpoints, with `late` the others look for them after it. Rows,
 best value and weights go to FOLDER/<name>.pt, as the last process has them; of a training that was
 stopped nothing does.
 """
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,20 +34,20 @@ from components.training.settings import TrainSettings
 NAME = "mobilenetv3_small_050"
 
 
-def build(kind, lr):
+def build(kind, lr, weights=(1.0, 3.0)):
     torch.manual_seed(0)
     options = {"lr": lr, "scheduler": "none", "optimizer": "sgd"}
     if kind in ("classifier", "frozen"):
         options["freeze_epochs"] = 1 if kind == "frozen" else 0
         backbone = BackboneConfig(NAME, pretrained=False)
-        return ImageClassifier(backbone, 2, class_weights=[1.0, 3.0], **options)
+        return ImageClassifier(backbone, 2, class_weights=weights, **options)
     sizes = {"fpn_channels": 32, "head_num_convs": 1}
     return ObjectDetector(
         FeatureBackboneConfig(NAME, pretrained=False), 2, kind, **sizes, **options
     )
 
 
-def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, **settings):
+def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, weights=(1.0, 3.0), **settings):
     """`stop` is (epoch, step) at whose end the last process gets TERM."""
     defaults = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0, "ema_decay": 0.9}
     settings = TrainSettings(
@@ -68,7 +71,7 @@ def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, **settings):
 
     EpochSeed.on_train_batch_end = look
     try:
-        return fit(build(kind, lr), data, settings, 7, Path(resume_dir))
+        return fit(build(kind, lr, weights), data, settings, 7, Path(resume_dir))
     finally:
         EpochSeed.on_train_batch_end = own
 
@@ -86,8 +89,17 @@ def rank(number, count, port, plan, folder):
         name: str(value) for name, value in {**names, "GROUP_RANK": 0, **address}.items()
     }
     for name, arguments in plan:
+        checkpoints = Path(arguments["resume_dir"])
+        if arguments.pop("apart", False) and number:
+            arguments["resume_dir"] += "-elsewhere"
+        late = arguments.pop("late", False)
+        patience = time.monotonic() + 2
+        while number and late and checkpoints.exists() and time.monotonic() < patience:
+            time.sleep(0.05)
         try:
             result = run(devices=count, **arguments)
+            if late and number == 0:  # as when its model has been saved
+                shutil.rmtree(checkpoints)
         except SystemExit as end:
             say(f"{name} {number} ended with {end.code}")
             continue

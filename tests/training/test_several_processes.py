@@ -28,6 +28,11 @@ PLAN = {
     "classifier": {"kind": "classifier", "average_best": 2},
     "stopped": {"kind": "classifier", "average_best": 2, "stop": (1, 1)},
     "resumed": {"kind": "classifier", "average_best": 2},
+    # It has been trained; the folder goes as soon as one of them has ended.
+    "late": {"kind": "classifier", "average_best": 2, "late": True},
+    "apart": {"kind": "classifier", "average_best": 2, "apart": True},
+    # One image a process: in some steps one has none that counts, in some neither has.
+    "weightless": {"kind": "classifier", "weights": [1, 0], "batch_size": 2, "epochs": 1},
     "fcos": {"kind": "fcos", "lr": 1e-3},
     "yolox": {"kind": "yolox", "lr": 1e-3},
     "broken": {"kind": "classifier", "lr": 1e30},
@@ -46,7 +51,8 @@ def stores(tmp_path_factory):
 def arguments(name, stores, folder):
     kind = PLAN[name]["kind"]
     store = stores["classification" if kind == "classifier" else "detection"]
-    resume = folder / ("stopped" if name == "resumed" else name)
+    trained_as = {"resumed": "stopped", "late": "classifier", "apart": "stopped"}
+    resume = folder / trained_as.get(name, name)
     return {**PLAN[name], "store": str(store), "resume_dir": str(resume)}
 
 
@@ -63,7 +69,7 @@ def together(stores, tmp_path_factory):
         env=several_processes.environment(),
     )
     assert done.returncode == 0, done.stderr
-    names = [name for name in PLAN if name not in ("stopped", "broken")]
+    names = [name for name in PLAN if name not in ("stopped", "apart", "broken")]
     results = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in names}
     return results, done.stdout + done.stderr
 
@@ -97,6 +103,25 @@ def test_a_signal_to_one_ends_all_and_they_go_on_bit_for_bit(together):
     assert results["resumed"]["rows"] == results["classifier"]["rows"]
     assert results["resumed"]["best"] == results["classifier"]["best"]
     assert output.count("epoch 1/2") == 4  # the first process says it, the others nothing
+
+
+@pytest.mark.slow
+def test_after_the_end_all_find_the_same_or_say_so(together):
+    results, output = together
+    for name in ("rows", "best", "epochs"):
+        assert results["late"][name] == results["classifier"][name]
+    assert same(results["late"]["state"], results["classifier"]["state"])
+    assert output.count("is not the same in all processes (00000") == 2
+    assert all(f"apart {rank} " in output for rank in (0, 1))
+
+
+@pytest.mark.slow
+def test_a_step_in_which_a_process_has_only_a_class_of_weight_0(stores, together, tmp_path):
+    alone = several_processes.run(**arguments("weightless", stores, tmp_path))
+    for name in ("train_loss", "val_loss"):
+        theirs = alone.rows[0][name]
+        assert together[0]["weightless"]["rows"][0][name] == pytest.approx(theirs, rel=1e-2)
+        assert theirs > 0
 
 
 @pytest.mark.slow
