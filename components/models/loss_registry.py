@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -186,7 +185,6 @@ def register_loss(
         return loss_class
 
     return register
-
 
 
 def not_zero(divisor: Tensor) -> Tensor:

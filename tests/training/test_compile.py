@@ -4,12 +4,12 @@ import signal
 
 import onnxruntime
 import pytest
-import tasks.train
 import torch
 from data_helpers import make_store
 from test_fit import build, run, same
 from torch._inductor.exc import InvalidCxxCompiler
 
+import tasks.train
 from components.data.loaders import PreparedDataModule
 from components.models.compilation import is_compiled, why_not_compiled
 from components.training.fit import fit

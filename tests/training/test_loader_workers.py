@@ -3,9 +3,9 @@
 import os
 
 import pytest
-import tasks.train
 from data_helpers import make_store
 
+import tasks.train
 from components.errors import ParamsError
 from components.training.loader_workers import chosen_workers, usable_cores
 from components.training.settings import TrainSettings
@@ -76,5 +76,5 @@ def test_the_choice_is_said_and_a_number_stays(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("value", ["many", "-1", "257", "1.5"])
 def test_what_is_neither_a_number_nor_auto_is_refused_in_one_line(tmp_path, value):
     text = f"base: {{task: detection, data: d}}\ntrain: {{num_workers: {value}}}\n"
-    with pytest.raises(ParamsError, match="1 error\n  train.num_workers = .*0 to 256; auto"):
+    with pytest.raises(ParamsError, match=r"1 error\n  train.num_workers = .*0 to 256; auto"):
         loads(text, tmp_path / "params.yaml")
