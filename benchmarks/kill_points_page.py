@@ -20,9 +20,9 @@ weights and curves that it would have ended with, bit for bit.
 `.resume/<key>/` holds the last two checkpoints and the best weights so far (those of the
 `train.average_best` best epochs). The key is a hash of the parameters (but for `num_workers`,
 `checkpoint_minutes` and `allow_trivial`, which change nothing of the result), of the prepared
-data's tables, of the code and of the versions of torch, timm and lightning: a checkpoint of anything
-else is never taken up. It is not an output of DVC: one that DVC keeps (`persist: true`) would be
-"resumed" after a change of parameters too.
+data's tables, of the code and of the versions of torch, timm and lightning: a checkpoint of
+anything else is never taken up. It is not an output of DVC: one that DVC keeps (`persist: true`)
+would be "resumed" after a change of parameters too.
 
 - A checkpoint holds weights, their moving average, optimizer, schedule, gradient scaler, random
   states, the curves and the place in the epoch. What is drawn for an image follows from (seed,

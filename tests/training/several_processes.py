@@ -34,20 +34,20 @@ from components.training.settings import TrainSettings
 NAME = "mobilenetv3_small_050"
 
 
-def build(kind, lr, weights=(1.0, 3.0)):
+def build(kind, lr):
     torch.manual_seed(0)
     options = {"lr": lr, "scheduler": "none", "optimizer": "sgd"}
     if kind in ("classifier", "frozen"):
         options["freeze_epochs"] = 1 if kind == "frozen" else 0
         backbone = BackboneConfig(NAME, pretrained=False)
-        return ImageClassifier(backbone, 2, class_weights=weights, **options)
+        return ImageClassifier(backbone, 2, class_weights=[1.0, 3.0], **options)
     sizes = {"fpn_channels": 32, "head_num_convs": 1}
     return ObjectDetector(
         FeatureBackboneConfig(NAME, pretrained=False), 2, kind, **sizes, **options
     )
 
 
-def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, weights=(1.0, 3.0), **settings):
+def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, **settings):
     """`stop` is (epoch, step) at whose end the last process gets TERM."""
     defaults = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0, "ema_decay": 0.9}
     settings = TrainSettings(
@@ -71,7 +71,7 @@ def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, weights=(1.0, 3.
 
     EpochSeed.on_train_batch_end = look
     try:
-        return fit(build(kind, lr, weights), data, settings, 7, Path(resume_dir))
+        return fit(build(kind, lr), data, settings, 7, Path(resume_dir))
     finally:
         EpochSeed.on_train_batch_end = own
 

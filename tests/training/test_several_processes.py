@@ -17,6 +17,8 @@ from torch import nn
 from components.data.loaders import EpochSampler, PreparedDataModule
 from components.data.settings import AugmentSettings
 from components.errors import DataError, TrainingError
+from components.models.backbones import BackboneConfig
+from components.models.classifier import ImageClassifier
 from components.models.shared_batch_norm import SharedBatchNorms
 from components.training.fit import fit
 from components.training.settings import TrainSettings
@@ -31,8 +33,6 @@ PLAN = {
     # It has been trained; the folder goes as soon as one of them has ended.
     "late": {"kind": "classifier", "average_best": 2, "late": True},
     "apart": {"kind": "classifier", "average_best": 2, "apart": True},
-    # One image a process: in some steps one has none that counts, in some neither has.
-    "weightless": {"kind": "classifier", "weights": [1, 0], "batch_size": 2, "epochs": 1},
     "fcos": {"kind": "fcos", "lr": 1e-3},
     "yolox": {"kind": "yolox", "lr": 1e-3},
     "broken": {"kind": "classifier", "lr": 1e30},
@@ -115,13 +115,32 @@ def test_after_the_end_all_find_the_same_or_say_so(together):
     assert all(f"apart {rank} " in output for rank in (0, 1))
 
 
-@pytest.mark.slow
-def test_a_step_in_which_a_process_has_only_a_class_of_weight_0(stores, together, tmp_path):
-    alone = several_processes.run(**arguments("weightless", stores, tmp_path))
-    for name in ("train_loss", "val_loss"):
-        theirs = alone.rows[0][name]
-        assert together[0]["weightless"]["rows"][0][name] == pytest.approx(theirs, rel=1e-2)
-        assert theirs > 0
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [([0, 0], [0, 0]), ([1, 0], [0, 0, 1]), ([1, 1], [0, 1]), ([1, 1], [1]), ([2, 2, 0], [1, 1])],
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_of_processes_make_that_of_the_step_whatever_their_classes_weigh(
+    monkeypatch, ours, theirs, smoothing
+):
+    weights, name = [2.0, 0.0, 0.5], several_processes.NAME
+    backbone = BackboneConfig(name, pretrained=False)
+    module = ImageClassifier(backbone, 3, class_weights=weights, label_smoothing=smoothing)
+    torch.manual_seed(0)
+    logits = torch.randn(len(ours + theirs), 3, requires_grad=True)
+    step = module._step_loss(logits, torch.tensor(ours + theirs))
+    labels = [torch.tensor(ours), torch.tensor(theirs)]
+    divisors = [sum(weights[label] for label in each) for each in (ours, theirs)]
+    mean = torch.tensor(divisors).mean()
+    monkeypatch.setattr("components.models.classifier.num_processes", lambda: 2)
+    monkeypatch.setattr("components.models.classifier.over_devices", lambda own: mean)
+    parts = logits.split([len(ours), len(theirs)])
+    shared = [module._step_loss(*part) for part in zip(parts, labels, strict=True)]
+    gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in shared]
+    if any(divisors):
+        torch.testing.assert_close(sum(shared) / 2, step)
+        torch.testing.assert_close(sum(gradients) / 2, torch.autograd.grad(step, logits)[0])
+    assert all(torch.isfinite(each).all() for each in (*shared, *gradients))
 
 
 @pytest.mark.slow
