@@ -67,7 +67,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 TRAIN = {
     **{"epochs": 3, "batch_size": 4, "pretrained": False, "num_threads": 1, "ema_decay": 0.9},
-    **{"warmup_epochs": 0},
+    **{"warmup_epochs": 0, "average_best": 3},
 }
 
 

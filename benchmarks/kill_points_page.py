@@ -17,11 +17,12 @@ weights and curves that it would have ended with, bit for bit.
 
 ## What is kept, where
 
-`.resume/<key>/` holds the last two checkpoints and the best weights so far. The key is a hash of
-the parameters (but for `num_workers` and `checkpoint_minutes`, which change nothing of the result),
-of the prepared data's tables, of the code and of the versions of torch, timm and lightning: a
-checkpoint of anything else is never taken up. It is not an output of DVC: one that DVC keeps
-(`persist: true`) would be "resumed" after a change of parameters too.
+`.resume/<key>/` holds the last two checkpoints and the best weights so far (those of the
+`train.average_best` best epochs). The key is a hash of the parameters (but for `num_workers`,
+`checkpoint_minutes` and `allow_trivial`, which change nothing of the result), of the prepared
+data's tables, of the code and of the versions of torch, timm and lightning: a checkpoint of
+anything else is never taken up. It is not an output of DVC: one that DVC keeps (`persist: true`)
+would be "resumed" after a change of parameters too.
 
 - A checkpoint holds weights, their moving average, optimizer, schedule, gradient scaler, random
   states, the curves and the place in the epoch. What is drawn for an image follows from (seed,
@@ -30,6 +31,9 @@ checkpoint of anything else is never taken up. It is not an output of DVC: one t
   that costs less than 3 % of the time since the last. So a KILL costs at most that time.
 - INT and TERM: the step is finished, a checkpoint taken, and the process ends with status 130 or
   143. During validation it is the state before validation that is saved. A second INT ends at once.
+- After the last epoch a checkpoint is taken before the best epochs are averaged
+  (`train.average_best`), so an interruption of that repeats no epoch; and one with the average,
+  before the result is saved.
 - Each file is written under another name, flushed to the disk and then renamed to a name with its
   SHA-256. It is read only if its content is what the name tells of: a damaged one is set aside as
   `….damaged`, with a message, and the one before is taken.
@@ -38,6 +42,10 @@ checkpoint of anything else is never taken up. It is not an output of DVC: one t
 - A full disk or a missing permission ends the stage with an error that names the file; what was
   there before stays, and the same command goes on when there is room
   (`tests/training/test_refused_writes.py`).
+
+- A loss that is not finite ends the stage before the weights take it. The error says which layer,
+  weight or term is the first that is not, and the step is kept: `python -m tasks.replay FILE` runs
+  it again and names each of its images with its own loss (`tests/training/test_safety.py`).
 
 To go on after a machine was lost, bring `.resume/` to the new one, with the same repository and
 data, and run the same command there.

@@ -13,12 +13,14 @@ from typing import Any
 
 import components.files
 from components.models.vision_module import VisionModule
+from components.training import weight_average
 from components.training.resume import SaveProgress
+from components.training.weight_average import _FreshNorms
 
 # Name of a place: the owner and name of a function, and whether before, amid or after it.
 PLACES: dict[str, tuple[Any, str, str]] = {
     "in a write": (components.files._HashingSink, "write", "amid"),
-    "before a sync": (components.files, "_flush", "before"),
+    "before a sync": (components.files, "sync", "before"),
     "before a rename": (pathlib.Path, "replace", "before"),
     "after a rename": (pathlib.Path, "replace", "after"),
     "before removing an old file": (pathlib.Path, "unlink", "before"),
@@ -29,7 +31,11 @@ PLACES: dict[str, tuple[Any, str, str]] = {
     "at the end of validation": (SaveProgress, "on_validation_end", "before"),
     "at the end of an epoch": (SaveProgress, "on_train_epoch_end", "before"),
     "at the start of an epoch": (SaveProgress, "on_train_epoch_start", "before"),
+    "before an average": (weight_average, "mean_weights", "before"),
+    "amid an average's batch norms": (_FreshNorms, "_end_if_asked", "before"),
+    "in an average's validation": (_FreshNorms, "on_validation_batch_end", "before"),
 }
+AVERAGING = tuple(PLACES)[-3:]
 AMID_FILES = tuple(PLACES)[:6]
 
 

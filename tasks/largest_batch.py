@@ -13,7 +13,7 @@ import sys
 from components.errors import TimmflowError, TrainingError
 from tasks.layout import Layout
 from tasks.params import Params, command_parser, load
-from tasks.train import batches, build
+from tasks.train import batches, build, with_workers
 
 
 def largest_batch(params: Params, layout: Layout, limit: int) -> str:
@@ -37,9 +37,9 @@ def largest_batch(params: Params, layout: Layout, limit: int) -> str:
 
     configure_torch(params.train.num_threads, params.base.seed)
     store = PreparedStore.open(layout.prepared)
-    settings = params.train.model_copy(update={"pretrained": False})
+    settings = with_workers(params.train, store).model_copy(update={"pretrained": False})
     description, module = build(store, settings)
-    data = batches(store, description, params)
+    data = batches(store, description, settings, params.base.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = memory.largest_batch(module, data, settings, device, limit)
     if not size:

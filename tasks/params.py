@@ -212,7 +212,7 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
 
 
 # A union's members appear in a pydantic error's location; they are no keys of the file.
-_MEMBERS = {"bool", "str", "float", "constrained-float"}
+_MEMBERS = {"bool", "str", "float", "constrained-float", "constrained-int"}
 
 
 def _explained(error: ValidationError) -> list[str]:

@@ -123,8 +123,9 @@ def fitted_module(
     from components.training.fit import fit
 
     store = PreparedStore.open(layout.prepared)
+    settings = with_workers(settings, store)
     description, module = build(store, settings)
-    data = batches(store, description, params)
+    data = batches(store, description, settings, params.base.seed)
     assert_runs(module, description)
     resume_dir = layout.resume / resume_key(params, layout)
     if is_first_process():
@@ -167,14 +168,32 @@ def build(store: PreparedStore, settings: TrainSettings) -> tuple[ModelDescripti
     return description, build_model(description, settings.pretrained, **options)
 
 
+def with_workers(settings: TrainSettings, store: PreparedStore) -> TrainSettings:
+    """With a number in the place of `num_workers: auto`; says which, and why."""
+    if settings.num_workers != "auto":
+        return settings
+    import torch
+
+    from components.training.loader_workers import chosen_workers, usable_cores
+
+    number, reason = chosen_workers(
+        len(store.rows("train")),
+        settings.batch_size,
+        usable_cores(settings.devices),
+        torch.accelerator.is_available(),
+    )
+    print(f"train.num_workers: auto is {number}: {reason}", flush=True)
+    return settings.model_copy(update={"num_workers": number})
+
+
 def batches(
-    store: PreparedStore, description: ModelDescription, params: Params
+    store: PreparedStore, description: ModelDescription, settings: TrainSettings, seed: int
 ) -> PreparedDataModule:
-    """The training's batches."""
+    """The training's batches; `settings` has a number of workers."""
     from components.data.loaders import PreparedDataModule
     from components.training.fitted_augment import fitted
 
-    settings = params.train
+    assert settings.num_workers != "auto"
     augment, reasons = fitted(settings.augment, store)
     for reason in reasons:
         print(reason, flush=True)
@@ -184,7 +203,7 @@ def batches(
         description.mean,
         description.std,
         augment,
-        params.base.seed,
+        seed,
         settings.num_workers,
         settings.epochs,
         store.info.task == "classification" and settings.classifier.balanced_sampling,

@@ -5,6 +5,7 @@ Shapes: B images, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,7 @@ from torchmetrics import Metric
 
 from components.data.mixup import mix_batch
 from components.models.backbones import BackboneConfig, create_backbone
-from components.models.loss_registry import ClassificationLoss, as_classification_loss
+from components.models.loss_registry import ClassificationLoss, as_classification_loss, not_zero
 from components.models.losses import over_devices
 from components.models.memory_layout import has_grouped_convolutions, laid_out
 from components.models.metrics import MetricConfig
@@ -102,6 +103,9 @@ class ImageClassifier(VisionModule):
             raise ValueError(
                 f"class_weights has {len(class_weights)} values, num_classes is {num_classes}"
             )
+        values = [1.0] if class_weights is None else [float(weight) for weight in class_weights]
+        if not (min(values) >= 0 and 0 < sum(values) < math.inf):
+            raise ValueError(f"class_weights = {values}: must be finite, 0 or above, one above 0")
         self.num_classes = num_classes
         self.multi_label = multi_label
         self.threshold = threshold
@@ -150,17 +154,17 @@ class ImageClassifier(VisionModule):
             images, labels = mix_batch(
                 images, labels, self.num_classes, self.mixup_alpha, self.cutmix_alpha
             )
-        return {"loss": self._over_step(self.loss(self(images), labels), labels)}
+        return {"loss": self._step_loss(self(images), labels)}
 
-    def _over_step(self, loss: Tensor, labels: Tensor) -> Tensor:
-        """A process's loss such that their mean is that of all images of the step."""
+    def _step_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """A process's loss such that the mean over processes is that of all images of the step."""
         if num_processes() == 1:
-            return loss
-        if isinstance(self.loss, ClassificationLoss):
-            divisor = self.loss.divisor(labels)
-        else:
-            divisor = loss.new_tensor(float(len(labels)))
-        return loss * (divisor / over_devices(divisor.clone()))
+            return self.loss(logits, labels)
+        if isinstance(self.loss, ClassificationLoss) and self.loss.weighs(labels):
+            divisor = over_devices(self.loss.divisor(labels))
+            return self.loss.total(logits, labels) / not_zero(divisor)
+        num_images = torch.tensor(float(len(labels)), device=logits.device)
+        return self.loss(logits, labels) * (num_images / over_devices(num_images.clone()))
 
     def measured_step(self, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
         """Update the metrics with probabilities [B, C] and labels; gives the loss."""
@@ -173,7 +177,7 @@ class ImageClassifier(VisionModule):
             # torchmetrics' binary metrics want the probability of class 1.
             binary = type(metric).__name__.startswith("Binary") and self.num_classes == 2
             metric.update(probabilities[:, 1] if binary else probabilities, labels.long())
-        return {"loss": self._over_step(self.loss(logits, labels), labels)}
+        return {"loss": self._step_loss(logits, labels)}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits [B, C] as probabilities: summing to one, or for multi-label one by one."""

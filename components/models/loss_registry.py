@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -188,6 +187,11 @@ def register_loss(
     return register
 
 
+def not_zero(divisor: Tensor) -> Tensor:
+    """1 in the place of 0, for a sum of nothing; a scalar."""
+    return divisor.where(divisor > 0, 1.0)
+
+
 _CLASS_MEAN = ("cross_entropy", "nll")  # with class weights divided by their sum
 
 
@@ -219,10 +223,11 @@ class ClassificationLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """A scalar."""
+        if self.weighs(targets):
+            return self.total(logits, targets) / not_zero(self.divisor(targets))
         logits = logits.float()
         if self.name in _CLASS_MEAN:
-            smoothing = self.label_smoothing if self.training else 0.0
-            return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing)
+            return self._cross_entropy(logits, targets, "mean")
         dense = one_hot_targets(logits, targets)
         if self.name == "focal":
             return FocalLoss()(logits, dense)
@@ -231,11 +236,25 @@ class ClassificationLoss(nn.Module):
             return F.mse_loss(shares, dense)
         return F.binary_cross_entropy_with_logits(logits, dense, self.class_weights)
 
+    def weighs(self, targets: Tensor) -> bool:
+        """Whether `forward` divides by the sum of the weights of the images' classes."""
+        weighted = self.class_weights is not None and self.name in _CLASS_MEAN
+        return weighted and targets.ndim == 1
+
+    def total(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Where it `weighs`, the sum over images, not divided yet."""
+        return self._cross_entropy(logits.float(), targets, "sum")
+
     def divisor(self, targets: Tensor) -> Tensor:
-        """What `forward` divides a sum over images by, up to a factor; a scalar."""
-        if self.class_weights is None or targets.ndim > 1 or self.name not in _CLASS_MEAN:
-            return targets.new_tensor(float(len(targets)), dtype=torch.float32)
+        """What that sum is divided by: 0 where only classes of weight 0 are there."""
+        assert self.class_weights is not None
         return self.class_weights[targets].sum()
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(
+            logits, targets, self.class_weights, reduction=reduction, label_smoothing=smoothing
+        )
 
 
 class _InFloat32(nn.Module):

@@ -179,8 +179,12 @@ class VisionModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Thaw the backbone when its epochs are over."""
+        self.freeze_as_in(self.current_epoch)
+
+    def freeze_as_in(self, epoch: int) -> None:
+        """Freeze or thaw the backbone as that epoch of a training has it, from 0."""
         if not self.options.frozen and self.options.freeze_epochs:
-            frozen = self.current_epoch < self.options.freeze_epochs
+            frozen = epoch < self.options.freeze_epochs
             if frozen != self.frozen:
                 self._set_frozen(frozen)
 

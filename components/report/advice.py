@@ -306,7 +306,9 @@ def _other(run: _Run) -> Iterator[str]:
         )
     share = run.train.get("data_share")
     if share is not None and share > WAITING:
+        number = run.parameters.get("train.num_workers", 0)
+        more = "set by hand, above what auto chose," if number == "auto" else f"above {number}"
         yield (
-            f"Training waited for images {share:.0%} of its time: train.num_workers above "
-            f"{run.parameters.get('train.num_workers', 0)} would make it faster."
+            f"Training waited for images {share:.0%} of its time: train.num_workers {more} would "
+            "make it faster."
         )

@@ -33,11 +33,15 @@ class Checkpoints:
         folder: theirs alone; made when the first is written.
         owner: whether this process may change what is there. Of those that train together the first
             is; the others only read, while it is at the same place.
+
+    Attributes:
+        taken: name of the file that `latest` has read; empty if there was none.
     """
 
     def __init__(self, folder: Path, owner: bool = True):
         self.folder = Path(folder)
         self.owner = owner
+        self.taken = ""
         self._best_names: dict[Path, list[str]] = {}  # by checkpoint, as far as known
         self._on_disk: list[tuple[Weights, str]] = []  # with the name of its file
 
@@ -51,6 +55,7 @@ class Checkpoints:
         for path in reversed(self._files()):
             found = self._read(path)
             if found is not None:
+                self.taken = path.name
                 return found
             if not self.owner:
                 continue

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.strategies import DDPStrategy
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from components.data.loaders import PreparedDataModule
 from components.errors import TrainingError
+from components.models.processes import gathered
 from components.models.shared_batch_norm import SharedBatchNorms
 from components.models.vision_module import VisionModule
 from components.training.callbacks import BestWeights, Curves, Ema, EpochSeed, SameBuffers
-from components.training.checkpoints import Checkpoints
+from components.training.checkpoints import Checkpoints, Weights
 from components.training.finite_loss import FiniteLoss
 from components.training.memory import explained_memory_errors
 from components.training.resume import CheckpointFiles, SaveProgress, StopRequest
@@ -42,7 +44,8 @@ class FitResult:
             each of them averaged over the steps where EMA is on.
         rows: figures by epoch.
         monitor: name of the value that decides.
-        seconds: of this run; an interrupted one's are not in it.
+        seconds: of the run that came to the last epoch's end, and of the averaging; an interrupted
+            one's are not in it.
         time: where these seconds went.
         trivial: validation metrics of a model that has learnt nothing, by logged name.
         beats_trivial: whether some epoch was better than that in any of them.
@@ -129,51 +132,87 @@ def fit(
     progress = SaveProgress(resume_dir, settings.checkpoint_minutes, stop, ema)
     trainer = _trainer(module, settings, [*callbacks, progress], files)
     checkpoints.owner = stop.first = trainer.is_global_zero
-    resumed, best.loaded = checkpoints.latest() or (None, [])
-
-    def result(average: Average, seconds: float) -> FitResult:
-        scores, beaten = trivial.scores, trivial.beaten
-        return FitResult(average, curves.rows, monitor, seconds, clock.split(), scores, beaten)
-
-    if resumed is not None and "finished" in resumed:
-        finished = resumed["finished"]
-        for callback in callbacks:
-            if callback.state_key in finished["callbacks"]:
-                callback.load_state_dict(finished["callbacks"][callback.state_key])
-        epochs, tried = tuple(finished["epochs"]), tuple(map(tuple, finished["tried"]))
-        average = Average(best.loaded[0], finished["value"], epochs, tried)
-        return result(average, finished["seconds"])
-    progress.resumed = files.loaded = resumed
-    if resumed is not None:
-        data.first_epoch = resumed["position"]["epoch"]
-        data.first_batch = resumed["position"]["batch"]
     started = time.perf_counter()
     explained = explained_memory_errors(settings, data.store.info.image_size)
     with warnings.catch_warnings(), stop.listening(), explained, _explained_absence(settings):
         _ignore_known_warnings()
-        trainer.fit(
-            module,
-            datamodule=data,
-            # Of which `CheckpointFiles` needs to know only that there is one.
-            ckpt_path=resume_dir if resumed is not None else None,
-            weights_only=True,
-        )
-        if not best.kept:
-            raise TrainingError(
-                f"no epoch gave a {monitor} to compare: has the validation split anything to find?"
+        resumed, best.loaded = _latest_of_all(trainer, checkpoints) or (None, [])
+        trained = None if resumed is None else resumed.get("trained")
+        if trained is None:
+            progress.resumed = files.loaded = resumed
+            if resumed is not None:
+                data.first_epoch = resumed["position"]["epoch"]
+                data.first_batch = resumed["position"]["batch"]
+            trainer.fit(
+                module,
+                datamodule=data,
+                # Of which `CheckpointFiles` needs to know only that there is one.
+                ckpt_path=resume_dir if resumed is not None else None,
+                weights_only=True,
             )
-        average = average_of_best(trainer, module, data, best.kept, monitor, stop)
-        seconds = time.perf_counter() - started
-        # Small, as nothing will be trained on: what is left to do after this is to save the result.
-        small = [callback for callback in callbacks if callback not in (best, ema)]
-        states = {c.state_key: state for c in small if (state := c.state_dict())}
-        finished = {"callbacks": states, "seconds": seconds, "value": average.value}
-        finished |= {"epochs": list(average.epochs), "tried": [list(t) for t in average.tried]}
-        if trainer.is_global_zero:
-            checkpoints.write({"finished": finished}, [average.weights])
+            if not best.kept:
+                raise TrainingError(
+                    f"no epoch gave a {monitor} to compare: has the validation split anything to "
+                    "find?"
+                )
+            # Small, as nothing will be trained on: no optimizer, no moving average.
+            small = [callback for callback in callbacks if callback is not ema]
+            states = {c.state_key: state for c in small if (state := c.state_dict())}
+            trained = {"callbacks": states, "seconds": time.perf_counter() - started}
+            if trainer.is_global_zero and len(best.kept) > 1:
+                # Averaging takes a while, and is done again from here if it is interrupted.
+                checkpoints.write({"trained": trained}, best.weights)
+            started = time.perf_counter()
+        else:
+            for callback in callbacks:
+                if callback.state_key in trained["callbacks"]:
+                    callback.load_state_dict(trained["callbacks"][callback.state_key])
+            module.freeze_as_in(len(curves.rows) - 1)
+        if "average" in trained:
+            average = Average.loaded(best.loaded[0], trained["average"])
+        else:
+            average = average_of_best(trainer, module, data, best.kept, monitor, stop)
+            trained["seconds"] += time.perf_counter() - started
+            trained["average"] = average.figures
+            trained["callbacks"].pop(best.state_key)  # of weights that are not needed any more
+            if trainer.is_global_zero:
+                checkpoints.write({"trained": trained}, [average.weights])
         if stop.number is not None:
             stop.end("saved after the last epoch")
-    return result(average, seconds)
+    scores, beaten = trivial.scores, trivial.beaten
+    seconds = trained["seconds"]
+    return FitResult(average, curves.rows, monitor, seconds, clock.split(), scores, beaten)
+
+
+def _latest_of_all(
+    trainer: Trainer, checkpoints: Checkpoints
+) -> tuple[dict[str, Any], list[Weights]] | None:
+    """The last checkpoint; processes that were started together wait for each other to read it.
+
+    Else the first one, of a training that has ended, could save the result and remove the
+    checkpoints before another has looked, which would then train. Those that Lightning starts need
+    not wait: it starts them when there is something to do, and nothing is written before they have
+    met.
+
+    Raises:
+        TrainingError: the processes have not found the same.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size == 1 or isinstance(environment, LightningEnvironment):
+        return checkpoints.latest()
+    trainer.strategy.setup_environment()  # which Lightning does again, to no effect
+    found = checkpoints.latest() if checkpoints.owner else None
+    gathered(None)  # by now a damaged one is set aside
+    if not checkpoints.owner:
+        found = checkpoints.latest()
+    names = gathered(checkpoints.taken)
+    if len(set(names)) > 1:
+        raise TrainingError(
+            f"{checkpoints.folder} is not the same in all processes ("
+            f"{', '.join(name or 'nothing' for name in names)}): it must be on a disk that all "
+            "machines of a training share, as the data must"
+        )
+    return found
 
 
 def _trainer(

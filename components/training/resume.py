@@ -22,7 +22,6 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from components.errors import TrainingError
 from components.models.processes import gathered, largest
 from components.training.callbacks import BestWeights, Ema
 from components.training.checkpoints import Checkpoints
@@ -166,18 +165,8 @@ class SaveProgress(Checkpoint):
         self._common_batches = 0  # of validation, that no process has fewer of
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore what Lightning does not.
-
-        Raises:
-            TrainingError: the processes have not read the same checkpoint.
-        """
+        """Restore what Lightning does not."""
         self._last = time.monotonic()
-        position = self.resumed["position"] if self.resumed else None
-        if any(other != position for other in gathered(position)):
-            raise TrainingError(
-                f"{self.folder} is not the same in all processes: it must be on a disk that all "
-                "machines of a training share, as the data must"
-            )
         if self.resumed is not None:
             if self.resumed["position"]["batch"]:
                 # Lightning calls it at the start of an epoch only.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -159,7 +159,12 @@ class TrainSettings(Settings):
     checkpoint_minutes: float = Field(
         2.0, ge=0, description="longest time between checkpoints to resume from; 0: every step"
     )
-    num_workers: int = Field(1, ge=0, le=256, description="processes that load batches")
+    num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = Field(
+        1,
+        description="processes that load batches, 0 to 256; auto: on a GPU one less than the "
+        "cores that this process may use, at most 8; on the CPU 1 from 4 cores on; 0 where an "
+        "epoch has fewer than 8 steps",
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="torch.compile of the network; auto: where it pays, on a GPU in a training of "

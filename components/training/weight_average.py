@@ -48,6 +48,18 @@ class Average:
     epochs: tuple[int, ...]
     tried: tuple[tuple[int, float], ...]
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """All but the weights, for a checkpoint."""
+        tried = [list(each) for each in self.tried]
+        return {"value": self.value, "epochs": list(self.epochs), "tried": tried}
+
+    @classmethod
+    def loaded(cls, weights: Weights, figures: dict[str, Any]) -> Average:
+        """From a checkpoint."""
+        tried = tuple((epoch, value) for epoch, value in figures["tried"])
+        return cls(weights, figures["value"], tuple(figures["epochs"]), tried)
+
     def text(self, monitor: str) -> str:
         """What was chosen, and why; empty where there was no choice."""
         if len(self.tried) < 2:
@@ -109,7 +121,7 @@ def average_of_best(
     """The greedy soup of a training's best epochs, each average validated as an epoch is.
 
     Args:
-        trainer: that has trained; in all its processes.
+        trainer: that has trained, or would have; in all its processes.
         module: whose network gets the weights that are tried.
         data: its batches.
         kept: its best epochs, the best first.
@@ -128,8 +140,10 @@ def average_of_best(
     trainer.validate_loop.inference_mode = False  # weights that it made could not be trained
     callbacks, trainer.callbacks = trainer.callbacks, [_FreshNorms(data, stop)]  # type: ignore[attr-defined]
     try:
-        # Where nothing has been found, averages of nothing are as good as anything.
-        return greedy_soup(kept if kept[0].value > 0 else kept[:1], measured)
+        # Not worth compiling; and one that goes on here has not compiled the network.
+        with torch.compiler.set_stance("force_eager"):
+            # Where nothing has been found, averages of nothing are as good as anything.
+            return greedy_soup(kept if kept[0].value > 0 else kept[:1], measured)
     finally:
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
 
@@ -160,9 +174,7 @@ class _FreshNorms(Callback):
         for batch in loader:
             self._end_if_asked()
             images: Tensor = trainer.strategy.batch_to_device(batch)["images"]
-            # A network that is compiled would be so anew for these few batches.
-            eager = torch.compiler.set_stance("force_eager")
-            with eager, torch.no_grad(), trainer.precision_plugin.forward_context():
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
                 network(images)
             seen += len(images)
             if seen >= _NORM_IMAGES:

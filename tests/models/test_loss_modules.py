@@ -360,6 +360,23 @@ def test_smoothing_is_for_training_only():
     torch.testing.assert_close(loss(logits, labels), F.cross_entropy(logits, labels))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_images_that_weigh_nothing_are_no_division_by_zero(smoothing):
+    logits = torch.randn(3, 2, requires_grad=True)
+    weights = torch.tensor([1.0, 0.0])
+    loss = as_classification_loss(None, False, smoothing, weights)
+    labels = torch.tensor([1, 1, 0])
+    torch.testing.assert_close(
+        loss(logits, labels),
+        F.cross_entropy(logits, labels, weights, label_smoothing=smoothing),
+    )
+    nothing = loss(logits, torch.tensor([1, 1, 1]))
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert nothing.isfinite() and gradient.isfinite().all()
+    if not smoothing:
+        assert nothing == 0 and not gradient.any()
+
+
 def test_class_weights_are_no_weights_of_the_model():
     loss = as_classification_loss(None, class_weights=torch.ones(3))
     assert loss.state_dict() == {} and len(list(loss.buffers())) == 1

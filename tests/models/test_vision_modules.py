@@ -1,5 +1,6 @@
 """What all Lightning modules share: stages, logging, freezing, checkpoints; and the classifier."""
 
+import math
 import warnings
 
 import pytest
@@ -112,6 +113,11 @@ class TestClassifier:
         assert mixed != alone
         with pytest.raises(ValueError, match=r"class_weights has 2 values, num_classes is 3"):
             classifier(class_weights=[1.0, 2.0])
+
+    @pytest.mark.parametrize("weights", [[1, -1, 1], [0, 0, 0], [1, math.inf, 1], [1, math.nan, 1]])
+    def test_weights_that_cannot_weigh_are_refused(self, weights):
+        with pytest.raises(ValueError, match=r"class_weights = .*: must be finite, 0 or above"):
+            classifier(class_weights=weights)
 
     @pytest.mark.parametrize("kind", ["mixup_alpha", "cutmix_alpha"])
     def test_mixing_is_for_training_only(self, kind):

@@ -161,7 +161,11 @@ def test_weak_classes_are_named_with_what_they_are_taken_for():
     [
         ({"interval": [0.6, 0.9]}, "differences below 0.15 cannot be told from chance"),
         ({"train": {"best": 0.95}}, "Validation promised more (0.950) than the test split gives"),
-        ({"train": {"data_share": 0.4}}, "waited for images 40% of its time: train.num_workers"),
+        ({"train": {"data_share": 0.4}}, "40% of its time: train.num_workers above 0 would"),
+        (
+            {"train": {"data_share": 0.4}, "parameters": {"train.num_workers": "auto"}},
+            "train.num_workers set by hand, above what auto chose, would make it faster",
+        ),
     ],
 )
 def test_other_remarks(changes, text):

@@ -2,16 +2,19 @@
 
     python several_processes.py PLAN FOLDER [COUNT]
 
-PLAN is a JSON list of trainings [name, arguments of `run`]; each process does them in turn. Rows,
+PLAN is a JSON list of trainings [name, arguments of `run`]; each process does them in turn. With
+`apart` only the first finds the checkpoints, with `late` the others look for them after it. Rows,
 best value and weights go to FOLDER/<name>.pt, as the last process has them; of a training that was
 stopped nothing does.
 """
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -86,8 +89,17 @@ def rank(number, count, port, plan, folder):
         name: str(value) for name, value in {**names, "GROUP_RANK": 0, **address}.items()
     }
     for name, arguments in plan:
+        checkpoints = Path(arguments["resume_dir"])
+        if arguments.pop("apart", False) and number:
+            arguments["resume_dir"] += "-elsewhere"
+        late = arguments.pop("late", False)
+        patience = time.monotonic() + 2
+        while number and late and checkpoints.exists() and time.monotonic() < patience:
+            time.sleep(0.05)
         try:
             result = run(devices=count, **arguments)
+            if late and number == 0:  # as when its model has been saved
+                shutil.rmtree(checkpoints)
         except SystemExit as end:
             say(f"{name} {number} ended with {end.code}")
             continue

@@ -11,23 +11,25 @@ from components.models.detector import ObjectDetector
 from components.training.callbacks import Curves
 from components.training.fit import fit
 from components.training.settings import TrainSettings
+from tasks.train import module_options
 
 NAME = "mobilenetv3_small_050"
 
 
-def build(task, **options):
+def build(task, name=NAME, **options):
     torch.manual_seed(0)
+    options = {"lr": 3e-3, **options}
     if task == "classification":
-        config = BackboneConfig(NAME, pretrained=False)
-        return ImageClassifier(config, 2, lr=3e-3, head_dropout=0.2, **options)
-    return ObjectDetector(
-        FeatureBackboneConfig(NAME, pretrained=False), 2, lr=3e-3, fpn_channels=32, head_num_convs=1
-    )
+        config = BackboneConfig(name, pretrained=False)
+        return ImageClassifier(config, 2, head_dropout=0.2, **options)
+    config = FeatureBackboneConfig(name, pretrained=False)
+    return ObjectDetector(config, 2, fpn_channels=32, head_num_convs=1, **options)
 
 
-def run(store, resume_dir, *, on_epoch=None, **settings):
+def run(store, resume_dir, *, on_epoch=None, name=NAME, **settings):
     defaults = {
         "epochs": 3,
+        "lr": 3e-3,
         "warmup_epochs": 0,
         "batch_size": 4,
         "ema_decay": 0.9,
@@ -46,7 +48,8 @@ def run(store, resume_dir, *, on_epoch=None, **settings):
         num_workers=settings.num_workers,
         num_epochs=settings.epochs,
     )
-    return fit(build(store.info.task), data, settings, 7, resume_dir, on_epoch)
+    module = build(store.info.task, name, **module_options(settings))
+    return fit(module, data, settings, 7, resume_dir, on_epoch)
 
 
 MOSAIC = {

@@ -130,8 +130,8 @@ def test_a_finished_training_is_not_repeated_early_stop_or_not(whole, at, tmp_pa
     at("on_train_batch_start", 0, 0, kill)
     at("on_train_batch_start", len(first.rows), 0, kill)
     second = run(store, tmp_path, **settings)
-    finished = Checkpoints(tmp_path).latest()[0]["finished"]
-    assert "Ema" not in finished["callbacks"]  # as many bytes as the weights, for nothing
+    trained = Checkpoints(tmp_path).latest()[0]["trained"]
+    assert "Ema" not in trained["callbacks"]  # as many bytes as the weights, for nothing
     assert same(first.state, second.state)
     assert (first.rows, first.seconds) == (second.rows, second.seconds)
     assert first.average.tried == second.average.tried

@@ -17,6 +17,8 @@ from torch import nn
 from components.data.loaders import EpochSampler, PreparedDataModule
 from components.data.settings import AugmentSettings
 from components.errors import DataError, TrainingError
+from components.models.backbones import BackboneConfig
+from components.models.classifier import ImageClassifier
 from components.models.shared_batch_norm import SharedBatchNorms
 from components.training.fit import fit
 from components.training.settings import TrainSettings
@@ -28,6 +30,9 @@ PLAN = {
     "classifier": {"kind": "classifier", "average_best": 2},
     "stopped": {"kind": "classifier", "average_best": 2, "stop": (1, 1)},
     "resumed": {"kind": "classifier", "average_best": 2},
+    # It has been trained; the folder goes as soon as one of them has ended.
+    "late": {"kind": "classifier", "average_best": 2, "late": True},
+    "apart": {"kind": "classifier", "average_best": 2, "apart": True},
     "fcos": {"kind": "fcos", "lr": 1e-3},
     "yolox": {"kind": "yolox", "lr": 1e-3},
     "broken": {"kind": "classifier", "lr": 1e30},
@@ -46,7 +51,8 @@ def stores(tmp_path_factory):
 def arguments(name, stores, folder):
     kind = PLAN[name]["kind"]
     store = stores["classification" if kind == "classifier" else "detection"]
-    resume = folder / ("stopped" if name == "resumed" else name)
+    trained_as = {"resumed": "stopped", "late": "classifier", "apart": "stopped"}
+    resume = folder / trained_as.get(name, name)
     return {**PLAN[name], "store": str(store), "resume_dir": str(resume)}
 
 
@@ -63,7 +69,7 @@ def together(stores, tmp_path_factory):
         env=several_processes.environment(),
     )
     assert done.returncode == 0, done.stderr
-    names = [name for name in PLAN if name not in ("stopped", "broken")]
+    names = [name for name in PLAN if name not in ("stopped", "apart", "broken")]
     results = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in names}
     return results, done.stdout + done.stderr
 
@@ -97,6 +103,44 @@ def test_a_signal_to_one_ends_all_and_they_go_on_bit_for_bit(together):
     assert results["resumed"]["rows"] == results["classifier"]["rows"]
     assert results["resumed"]["best"] == results["classifier"]["best"]
     assert output.count("epoch 1/2") == 4  # the first process says it, the others nothing
+
+
+@pytest.mark.slow
+def test_after_the_end_all_find_the_same_or_say_so(together):
+    results, output = together
+    for name in ("rows", "best", "epochs"):
+        assert results["late"][name] == results["classifier"][name]
+    assert same(results["late"]["state"], results["classifier"]["state"])
+    assert output.count("is not the same in all processes (00000") == 2
+    assert all(f"apart {rank} " in output for rank in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [([0, 0], [0, 0]), ([1, 0], [0, 0, 1]), ([1, 1], [0, 1]), ([1, 1], [1]), ([2, 2, 0], [1, 1])],
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_of_processes_make_that_of_the_step_whatever_their_classes_weigh(
+    monkeypatch, ours, theirs, smoothing
+):
+    weights, name = [2.0, 0.0, 0.5], several_processes.NAME
+    backbone = BackboneConfig(name, pretrained=False)
+    module = ImageClassifier(backbone, 3, class_weights=weights, label_smoothing=smoothing)
+    torch.manual_seed(0)
+    logits = torch.randn(len(ours + theirs), 3, requires_grad=True)
+    step = module._step_loss(logits, torch.tensor(ours + theirs))
+    labels = [torch.tensor(ours), torch.tensor(theirs)]
+    divisors = [sum(weights[label] for label in each) for each in (ours, theirs)]
+    mean = torch.tensor(divisors).mean()
+    monkeypatch.setattr("components.models.classifier.num_processes", lambda: 2)
+    monkeypatch.setattr("components.models.classifier.over_devices", lambda own: mean)
+    parts = logits.split([len(ours), len(theirs)])
+    shared = [module._step_loss(*part) for part in zip(parts, labels, strict=True)]
+    gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in shared]
+    if any(divisors):
+        torch.testing.assert_close(sum(shared) / 2, step)
+        torch.testing.assert_close(sum(gradients) / 2, torch.autograd.grad(step, logits)[0])
+    assert all(torch.isfinite(each).all() for each in (*shared, *gradients))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from test_fit import build, run, same
 from torch import nn
 
 from components.data.loaders import PreparedDataModule
-from components.training.callbacks import Kept
+from components.training.callbacks import Kept, network_copy
 from components.training.fit import fit
 from components.training.resume import StopRequest
 from components.training.settings import TrainSettings
@@ -121,7 +121,7 @@ class Batches(list):
     sampler = SimpleNamespace(set_epoch=lambda epoch: None)
 
 
-def test_statistics_are_measured_without_compiling():
+def test_averages_are_measured_without_compiling():
     graphs = []
 
     def backend(graph, inputs):
@@ -136,25 +136,36 @@ def test_statistics_are_measured_without_compiling():
     module.eval()
     trainer = SimpleNamespace(
         max_epochs=1,
+        callbacks=[],
+        validate_loop=SimpleNamespace(),
         received_sigterm=False,
         strategy=SimpleNamespace(batch_to_device=lambda batch: batch),
         precision_plugin=SimpleNamespace(forward_context=nullcontext),
     )
     stop = StopRequest()
-    with stop.listening():
-        data = SimpleNamespace(loader=lambda split, train: batches)
-        _FreshNorms(data, stop).on_validation_start(trainer, module)
-        assert graphs == []
+    data = SimpleNamespace(loader=lambda split, train: batches)
+
+    def validate(module, **options):
+        trainer.callbacks[0].on_validation_start(trainer, module)
         expected = torch.stack([batch["images"].mean((0, 2, 3)) for batch in batches]).mean(0)
         torch.testing.assert_close(norm.running_mean, expected)
         assert not norm.training and norm.momentum == 0.1
+        with torch.no_grad():
+            module.network(batches[0]["images"])
+        return [{"figure": 0.5}]
+
+    trainer.validate = validate
+    kept = [Kept(0.5, epoch, network_copy(module)) for epoch in (1, 2)]
+    with stop.listening():
+        average = average_of_best(trainer, module, data, kept, "figure", stop)
+        assert average.epochs == (1, 2) and graphs == []
         with torch.no_grad():
             module.network(batches[0]["images"])
         assert len(graphs) == 1  # it is compiled otherwise
         # A TERM that came while Lightning's handler was in place is not lost.
         trainer.received_sigterm = True
         with pytest.raises(SystemExit, match="143"):
-            _FreshNorms(data, stop).on_validation_start(trainer, module)
+            average_of_best(trainer, module, data, kept, "figure", stop)
 
 
 def test_a_frozen_backbones_statistics_stay(tmp_path):
@@ -168,20 +179,49 @@ def test_a_frozen_backbones_statistics_stay(tmp_path):
     assert all(torch.equal(average.weights[f"backbone.{k}"], v) for k, v in before.items())
 
 
-def test_a_signal_while_averaging_ends_it_and_the_end_is_the_same(tmp_path, monkeypatch, capsys):
+class Killed(BaseException):
+    """As KILL: nothing is told to what runs."""
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("options", "hook", "action", "end"),
+    [
+        pytest.param(
+            {}, "on_validation_start", lambda: signal.raise_signal(15), "143", id="a signal"
+        ),
+        pytest.param({}, "on_validation_batch_end", kill, None, id="killed"),
+        # Still frozen in the last epoch: its batch norms are not measured anew.
+        pytest.param({"freeze_epochs": 2}, "on_validation_end", kill, None, id="frozen"),
+        pytest.param({"patience": 1, "lr": 1e-9}, "on_validation_end", kill, None, id="stopped"),
+    ],
+)
+def test_interrupted_while_averaging_no_epoch_is_repeated_and_the_end_is_the_same(
+    tmp_path, monkeypatch, capsys, options, hook, action, end
+):
     store = make_store(tmp_path / "store", "classification")
-    options = {"epochs": 2, "average_best": 2, "checkpoint_minutes": 0}
-    expected = run(store, tmp_path / "a", **options)
+    options = {"epochs": 2, "average_best": 2, "checkpoint_minutes": 9, **options}
+    options["epochs"] += bool(options.get("patience"))
+    whole = run(store, tmp_path / "a", **options)
     with monkeypatch.context() as patched:
+        own = getattr(_FreshNorms, hook)
 
-        def interrupted(weights):
-            signal.raise_signal(signal.SIGTERM)
-            return mean_weights(weights)
+        def interrupted(*given):
+            action()
+            own(*given)
 
-        patched.setattr("components.training.weight_average.mean_weights", interrupted)
-        with pytest.raises(SystemExit, match="143"):
+        patched.setattr(_FreshNorms, hook, interrupted)
+        with pytest.raises(SystemExit if end else Killed, match=end):
             run(store, tmp_path / "b", **options)
-    assert "while averaging" in capsys.readouterr().err
-    resumed = run(store, tmp_path / "b", **options)
-    assert same(resumed.state, expected.state)
-    assert resumed.average.epochs == expected.average.epochs
+    assert ("while averaging" in capsys.readouterr().err) == (end is not None)
+    with monkeypatch.context() as patched:
+        patched.setattr("components.training.callbacks.EpochSeed.on_train_epoch_start", kill)
+        resumed = run(store, tmp_path / "b", **options)
+    assert same(resumed.state, whole.state)
+    assert resumed.average.figures == whole.average.figures
+    assert resumed.rows == whole.rows and len(whole.average.tried) == 2
+    assert (resumed.beats_trivial, resumed.trivial) == (whole.beats_trivial, whole.trivial)
+    assert resumed.seconds > 0
