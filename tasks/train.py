@@ -279,12 +279,13 @@ def fitted_on_val(
     """
     import numpy as np
 
+    from components.data.store import in_batches
     from components.models.label_thresholds import best_f1_thresholds
     from components.models.saved_model import store_outputs
     from components.models.temperature import fit_temperature, rescaled
 
     rows = store.rows("val")
-    batches = np.array_split(rows, -(-len(rows) // batch_size))
+    batches = in_batches(rows, batch_size)
     outputs = store_outputs(model.eval(), store, batches)
     probabilities = np.concatenate([out for _, (out,) in outputs])
     if not store.info.multi_label:
