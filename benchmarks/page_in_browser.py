@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -83,7 +84,7 @@ STANDS = f"""(() => {{ const e = document.activeElement;
   return [{PLACES}.filter(p => p.checkVisibility()).indexOf(e),
           getComputedStyle(e).outlineStyle !== 'none']; }})()"""
 SHUT = """[...document.querySelectorAll('details')].filter(d => ![...d.children].some(c =>
-  c.tagName !== 'SUMMARY' && c.getBoundingClientRect().height > 0)).length"""
+  c.tagName !== 'SUMMARY' && c.checkVisibility())).length"""
 # A table need not: it stands in a region with a name.
 NAMED_ROLES = ("image", "link", "region", "heading", "navigation", "columnheader")
 
@@ -204,17 +205,19 @@ def browser_tab() -> Iterator[Tab]:
             *("--disable-background-networking", "--disable-component-update"),
             *(["--no-sandbox"] if os.geteuid() == 0 else []),  # root has no sandbox
         ]
-        # The pipe's ends must be numbers 3 and 4 there, which is a shell's work.
-        ends = f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
+        # There, the ends must have the numbers 3 and 4, which is a shell's work; from 10 on they
+        # are in nobody's way.
+        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser[0], from_browser[1])]
+        script = f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}'
         process = subprocess.Popen(
-            ["sh", "-c", ends, "sh", program, *options],
-            pass_fds=(to_browser[0], from_browser[1]),
+            ["bash", "-c", script, "bash", program, *options],
+            pass_fds=ends,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_browser[0])
-        os.close(from_browser[1])
+        for fd in (*ends, to_browser[0], from_browser[1]):
+            os.close(fd)
         try:
             with (
                 os.fdopen(to_browser[1], "wb") as send,

@@ -124,7 +124,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "confusion": _confusion_rows(counts) if _fits_table(counts) else None,
         "confusion_chart": confusion_chart(counts) if counts and not _fits_table(counts) else None,
         "confusion_names": confusion_names(evaluation),
-        "confusions": _frequent_confusions(counts or [], confusion_names(evaluation)),
+        "confusions": _frequent_confusions(counts or [], evaluation["classes"]),
         "precision_recall": precision_recall_chart(
             evaluation.get("precision_recall", {}),
             [row["class"] for row in rows],
@@ -223,13 +223,14 @@ def _confusion_rows(counts: Any) -> list[list[dict[str, Any]]]:
 
 
 def _frequent_confusions(
-    counts: Sequence[Sequence[int]], names: Sequence[str], most: int = 8
+    counts: Sequence[Sequence[int]], classes: Sequence[str], most: int = 8
 ) -> list[dict[str, Any]]:
+    """Pairs of classes; a detector's background, the last one of `counts`, is none."""
     pairs: list[dict[str, Any]] = [
-        {"actual": names[i], "predicted": names[j], "count": n, "share": n / sum(row)}
-        for i, row in enumerate(counts)
-        for j, n in enumerate(row)
-        if i != j and n
+        {"actual": actual, "predicted": predicted, "count": n, "share": n / sum(row)}
+        for actual, row in zip(classes, counts, strict=False)
+        for predicted, n in zip(classes, row, strict=False)
+        if actual != predicted and n
     ]
     return sorted(pairs, key=lambda pair: -pair["count"])[:most]
 

@@ -42,7 +42,7 @@ class Outline(HTMLParser):
                 self.resources.append(attrs[name])
         if tag == "img":
             self.images.append(attrs)
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "col"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
