@@ -188,6 +188,9 @@ class Retraining:
         status, output = self._python(words, heard)
         if status not in (PROMOTE, REFUSE):
             raise FlowError(output.reason(status))
+        if "report" in _yaml(self.tree / "dvc.yaml")["stages"]:
+            # The page begins with the gate's verdict, which DVC does not know for an input.
+            self._dvc(["repro", "--force", "--single-item", "report"], on_line)
         self._record(champion, on_line)
         start = next((i for i, line in enumerate(said) if line.startswith("gate: ")), len(said))
         verdict = "; ".join(line.strip() for line in said[start:])

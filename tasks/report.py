@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError
 from components.files import read_json, sha256, write_text
-from components.hidden import hidden, secrets_of
 from tasks import stage
 from tasks.layout import Layout
 from tasks.params import Params
+from tasks.report_history import previous_version, revision, shown_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from components.report.facts import Facts, Revision
+    from components.report.facts import Facts
 
 PACKAGES = (
     "timmflow",
@@ -40,8 +39,6 @@ PACKAGES = (
     "dvc",
     "prefect",
 )
-# What the stages write: that these differ from the last commit says nothing about the code.
-_OUTPUTS = ("dvc.lock", "metrics", "plots", "reports")
 
 
 def report(params: Params, layout: Layout) -> dict[str, Any]:
@@ -89,6 +86,8 @@ def gather(params: Params, layout: Layout) -> Facts:
             f"base.task is {params.base.task!r}: run `dvc repro`"
         )
     images, objects = _prepared_tables(layout.prepared)
+    parameters = shown_parameters(params)
+    model_sha256 = sha256(layout.onnx) if layout.onnx.is_file() else ""
     return Facts(
         title=params.report.title,
         made_at=_now(),
@@ -102,12 +101,15 @@ def gather(params: Params, layout: Layout) -> Facts:
         images_per_split={str(k): int(n) for k, n in images["split"].value_counts().items()},
         per_class_and_split=_class_counts(images, objects, prepared["classes"]),
         curves=_curves(layout.plots / "train.csv"),
-        parameters=shown_parameters(params),
+        parameters=list(parameters.items()),
         versions=_versions(),
         machine=_machine(),
         export=_read(layout.export_details, "export"),
-        model_sha256=sha256(layout.onnx) if layout.onnx.is_file() else "",
-        revision=_revision(layout.root),
+        model_sha256=model_sha256,
+        revision=revision(layout.root),
+        profile=_read(layout.profile, "validate"),
+        previous=previous_version(layout, figures["evaluate"], parameters),
+        verdict=_verdict(layout.verdict, model_sha256),
     )
 
 
@@ -120,6 +122,14 @@ def _read(path: Path, stage_name: str) -> Any:
     if not path.is_file():
         raise _missing(path, stage_name)
     return read_json(path)
+
+
+def _verdict(path: Path, model_sha256: str) -> dict[str, Any]:
+    """The gate's verdict on this very model; empty where it has judged none, or another one."""
+    verdict = read_json(path) if path.is_file() else None
+    if not isinstance(verdict, dict) or verdict.get("format") != 1 or not model_sha256:
+        return {}
+    return verdict if verdict["figures"]["challenger"]["sha256"] == model_sha256 else {}
 
 
 def _prepared_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -175,21 +185,6 @@ def _curves(path: Path) -> list[dict[str, float]]:
     return [{str(name): float(value) for name, value in row.items()} for row in rows]
 
 
-def shown_parameters(params: Params) -> list[tuple[str, Any]]:
-    """(dotted key, value) of parameters, without secrets."""
-    return _flattened(hidden(params.model_dump(by_alias=True), secrets_of(os.environ)))
-
-
-def _flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            rows += _flattened(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", value))
-    return rows
-
-
 def _now() -> str:
     return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
@@ -221,40 +216,6 @@ def _machine() -> dict[str, str]:
         "Processor": f"{processor}, {os.cpu_count()} cores",
         "Memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
     }
-
-
-def _revision(root: Path) -> Revision | None:
-    """The commit checked out in `root` and what differs from it; None without git."""
-    from components.report.facts import Revision
-
-    commit = _git(root, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    outside = [f":(exclude){name}" for name in _OUTPUTS]
-    status = _git(root, "status", "--porcelain", "-z", "--no-renames", "--", ".", *outside) or ""
-    return Revision(
-        commit=commit.strip(),
-        branch=(_git(root, "branch", "--show-current") or "").strip(),
-        changed=tuple(sorted(entry[3:] for entry in status.split("\0") if entry)),
-    )
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What a git command prints; None where there is no git or no repository."""
-    try:
-        done = subprocess.run(
-            # Reading the status must not write the index while somebody else commits.
-            ["git", "--no-optional-locks", *arguments],
-            cwd=root,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from components.errors import TimmflowError
 from components.files import read_json
 from components.hidden import hidden, secrets_of
 from tasks.layout import Layout
-from tasks.params import Params, command_parser, load, loads
+from tasks.params import Params, command_parser, load
+from tasks.report_history import parameters_at
 from tasks.tracked import (
     dataset_version,
     mistake_pictures,
@@ -53,7 +55,7 @@ def record(params: Params, layout: Layout, context: dict[str, Any]) -> None:
     verdict = read_json(layout.verdict)
     facts = gather(params, layout)
     registry = Registry(layout.root) if context.get("champion") else None
-    before = _before(registry, context)
+    before = _before(registry, context, facts.parameters)
     figures = verdict["figures"]
     data, model = dataset_version(layout.prepared), model_version(layout)
     commit = facts.revision.commit if facts.revision else ""
@@ -110,7 +112,9 @@ def _summary(verdict: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _before(registry: Registry | None, context: dict[str, Any]) -> Before:
+def _before(
+    registry: Registry | None, context: dict[str, Any], now: Sequence[tuple[str, Any]]
+) -> Before:
     """What the champion was made from, by its commit."""
     from components.report.review import Before
 
@@ -125,21 +129,9 @@ def _before(registry: Registry | None, context: dict[str, Any]) -> Before:
             stage: registry.at(version.commit, f"metrics/{stage}.json")
             for stage in ("validate", "preprocess")
         },
-        parameters=_parameters(registry.root, version.commit),
+        parameters=list(parameters_at(registry.root, version.commit, dict(now)).items()),
         **told,
     )
-
-
-def _parameters(root: Path, commit: str) -> list[tuple[str, Any]]:
-    """(dotted key, value) of a commit's parameters; none if they are not valid any more."""
-    from tasks.registry_tags import git
-    from tasks.report import shown_parameters
-
-    try:
-        text = git(root, "show", f"{commit}:./params.yaml")
-        return shown_parameters(loads(text, Path(f"params.yaml of {commit[:8]}")))
-    except TimmflowError:
-        return []
 
 
 def main(argv: list[str] | None = None) -> int:

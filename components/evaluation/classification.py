@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.metrics import (
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn.metrics import precision_recall_fscore_support
 
 from components.errors import DataError
 from components.evaluation.bootstrap import (
@@ -28,8 +25,10 @@ from components.evaluation.bootstrap import (
 from components.evaluation.calibration import (
     before_temperature,
     calibration_bins,
+    calibration_interval,
     expected_calibration_error,
 )
+from components.evaluation.roc_areas import areas_under_roc, auroc_interval
 from components.evaluation.slices import make_slices, measure_slices
 
 Integers = NDArray[np.integer[Any]]
@@ -109,9 +108,8 @@ def evaluate_classification(
     predicted = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
     confusion = confusion_counts(predicted, targets, len(classes))
-    bins = calibration_bins(confidence, predicted == targets)
-
     right = predicted == targets
+    bins = calibration_bins(confidence, right)
     losses = log_losses(probabilities, targets)
     areas = areas_under_roc(probabilities, targets)
     in_top = {
@@ -128,7 +126,9 @@ def evaluate_classification(
     }
     intervals = {
         **bootstrap_intervals(confusion, bootstrap, seed),
+        **auroc_interval(probabilities, targets, bootstrap, seed),
         **mean_intervals({**in_top, "log_loss": losses}, bootstrap, seed),
+        **calibration_interval(confidence, right, bootstrap, seed),
     }
 
     def measure(images: Integers, weights: Floats) -> Floats:
@@ -222,22 +222,6 @@ def in_top_k(probabilities: Floats, targets: Integers, k: int) -> NDArray[np.boo
     """
     best = np.argsort(probabilities, axis=1, kind="stable")[:, -k:]
     return (best == np.asarray(targets)[:, None]).any(axis=1)
-
-
-def areas_under_roc(probabilities: Floats, targets: NDArray[Any]) -> NDArray[np.float64]:
-    """[C] area under each class's ROC curve against all others; NaN without images of both.
-
-    Args:
-        probabilities: [N, C].
-        targets: [N] class ids, or [N, C] whether an image has the class.
-    """
-    targets = np.asarray(targets)
-    areas = np.full(probabilities.shape[1], np.nan)
-    for k in range(len(areas)):
-        truth = targets == k if targets.ndim == 1 else targets[:, k]
-        if truth.any() and not truth.all():
-            areas[k] = roc_auc_score(truth, probabilities[:, k])
-    return areas
 
 
 def per_class_figures(

@@ -20,6 +20,7 @@ from components.evaluation.bootstrap import (
     drawn_weights,
     percentile_interval,
 )
+from components.evaluation.classification import confusion_counts
 from components.evaluation.coco_figures import (
     RECALL_LEVELS,
     ClassMatches,
@@ -30,6 +31,7 @@ from components.evaluation.coco_figures import (
     resampled_map,
 )
 from components.evaluation.coco_matching import match_all
+from components.evaluation.detection_confusion import confused_pairs
 from components.evaluation.detection_errors import error_table
 from components.evaluation.detections import (
     Predictions,
@@ -77,12 +79,14 @@ class DetectionResult:
             until pictures are drawn.
         mistakes: every image with a mistake, the worst first.
         matches: of every class with objects, to be counted anew under other weights of the images.
+        confused: actual and predicted classes; see `confused_pairs`. Empty without thresholds.
     """
 
     figures: dict[str, Any]
     details: dict[str, Any]
     mistakes: tuple[DetectionMistake, ...]
     matches: tuple[ClassMatches, ...]
+    confused: tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def evaluate_detection(
@@ -106,10 +110,11 @@ def evaluate_detection(
         classes: the C names, in the order of the ids.
         split: name of the images measured, for the record.
         thresholds: C scores from which on a detection of the class is taken for true, chosen on
-            other images; for `precision`, `recall` and `f1` of each class. None: without these.
+            other images; for `precision`, `recall` and `f1` of each class, and the confusion
+            matrix. None: without these.
         columns: for slices, name to a value for each of `image_ids`.
-        bootstrap: resamples for the 95 % intervals of `map` and `map_50`, 0 for none; fewer are
-            taken when resamples times predictions would pass `MAX_BOOTSTRAP_WORK`.
+        bootstrap: resamples for the 95 % intervals of `map`, `map_50` and `map_75`, 0 for none;
+            fewer are taken when resamples times predictions would pass `MAX_BOOTSTRAP_WORK`.
         seed: of the resampling.
 
     Raises:
@@ -125,7 +130,13 @@ def evaluate_detection(
     figures: dict[str, Any] = {"split": split, "num_images": len(ids), **headline}
     for name, (low, high) in intervals.items():
         figures[f"{name}_low"], figures[f"{name}_high"] = low, high
-    points = {} if thresholds is None else operating_figures(of_class, thresholds)
+    points: dict[int, dict[str, float]] = {}
+    confused = (np.empty(0, np.int64), np.empty(0, np.int64))
+    confusion = None
+    if thresholds is not None:
+        points = operating_figures(of_class, thresholds)
+        confused = confused_pairs(matches, truth, predictions, ids, thresholds)
+        confusion = confusion_counts(confused[1], confused[0], len(classes) + 1).tolist()
     details = {
         "task": "detection",
         "split": split,
@@ -134,12 +145,15 @@ def evaluate_detection(
         "headline": headline,
         "intervals": {name: list(interval) for name, interval in intervals.items()},
         "per_class": _per_class(tables, truth, classes, points),
+        "confusion": confusion,
         "precision_recall": _precision_recall(tables, classes),
         "errors": error_table(matches, truth, predictions),
         "slices": _slices(of_class, ids, columns or {}, bootstrap, seed),
         "mistakes": [],
     }
-    return DetectionResult(figures, details, worst_images(truth, predictions), tuple(of_class))
+    return DetectionResult(
+        figures, details, worst_images(truth, predictions), tuple(of_class), confused
+    )
 
 
 def _check_ids(
@@ -206,7 +220,7 @@ def affordable_resamples(wanted: int, num_predictions: int) -> int:
 def bootstrap_intervals(
     matches: Sequence[ClassMatches], num_images: int, num_resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """95 % intervals of `map` and `map_50` by bootstrap over images.
+    """95 % intervals of `map`, `map_50` and `map_75` by bootstrap over images.
 
     Args:
         matches: of the classes with objects.
@@ -226,6 +240,7 @@ def bootstrap_intervals(
     found = {
         "map": percentile_interval(values.mean(axis=1)),
         "map_50": percentile_interval(values[:, 0]),
+        "map_75": percentile_interval(values[:, 5]),
     }
     return {name: interval for name, interval in found.items() if interval}
 

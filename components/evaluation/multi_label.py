@@ -5,6 +5,7 @@ Shapes: N images, C classes, R resamples, G groups of images that a class's prob
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +20,16 @@ from components.evaluation.bootstrap import (
     Interval,
     drawn_weights,
     mean_defined,
+    mean_intervals,
     percentile_interval,
 )
 from components.evaluation.calibration import (
     before_temperature,
     calibration_bins,
+    calibration_interval,
     expected_calibration_error,
 )
-from components.evaluation.classification import areas_under_roc
+from components.evaluation.roc_areas import areas_under_roc, auroc_interval
 from components.evaluation.slices import make_slices, measure_slices
 
 Bools = NDArray[np.bool_]
@@ -112,18 +115,24 @@ def evaluate_multi_label(
     precision_of_class = average_precisions(probabilities, truth)
     areas = areas_under_roc(probabilities, truth)
     bins = calibration_bins(probabilities.ravel(), truth.ravel())
+    losses = label_log_losses(probabilities, truth)
     headline = {
         MAIN_METRIC: float(np.nanmean(precision_of_class)),
         **label_figures(predicted, truth),
         **({} if np.isnan(areas).all() else {"auroc": float(np.nanmean(areas))}),
-        "log_loss": label_log_loss(probabilities, truth),
+        "log_loss": float(losses.mean()),
         "ece": expected_calibration_error(bins),
     }
 
     def measure(images: NDArray[np.int64], weights: Floats) -> Floats:
         return mean_defined(class_precisions(probabilities[images], truth[images], weights.T))
 
-    intervals = bootstrap_intervals(probabilities, predicted, truth, bootstrap, seed)
+    intervals = {
+        **bootstrap_intervals(probabilities, predicted, truth, bootstrap, seed),
+        **auroc_interval(probabilities, truth, bootstrap, seed),
+        **mean_intervals({"log_loss": losses}, bootstrap, seed),
+        **calibration_interval(probabilities, truth, bootstrap, seed),
+    }
     figures: dict[str, Any] = {"split": split, "num_images": len(truth), **headline}
     if MAIN_METRIC in intervals:
         figures[f"{MAIN_METRIC}_low"], figures[f"{MAIN_METRIC}_high"] = intervals[MAIN_METRIC]
@@ -247,11 +256,12 @@ def label_figures(predicted: Bools, truth: Bools) -> dict[str, float]:
     }
 
 
-def label_log_loss(probabilities: Floats, truth: Bools) -> float:
-    """Mean binary cross-entropy over the N x C labels, in nats; below 2e-16 counts as that."""
+def label_log_losses(probabilities: Floats, truth: Bools) -> NDArray[np.float64]:
+    """[N] mean binary cross-entropy over an image's labels, in nats; below 2e-16 counts as that."""
     of_truth = np.where(truth, probabilities, 1 - probabilities)
     tiny = np.finfo(np.float64).eps
-    return float(-np.log(of_truth.clip(tiny, 1 - tiny)).mean())
+    losses: NDArray[np.float64] = -np.log(of_truth.clip(tiny, 1 - tiny)).mean(axis=1)
+    return losses
 
 
 def _macro_f1(predicted: Bools, truth: Bools, weights: Floats) -> Floats:
@@ -323,26 +333,29 @@ def bootstrap_intervals(
         seed: the same seed gives the same intervals.
 
     Returns:
-        Of `map`, `macro_f1`, `micro_f1`, `exact_match` and `hamming_loss` (low, high): the 2.5 %
-        and 97.5 % quantiles of the resamples. One without any label has no `map` and counts not.
+        Of `map` and of what `label_figures` gives (low, high): the 2.5 % and 97.5 % quantiles of
+        the resamples. One without any label has no `map` and counts not.
     """
     if num_resamples == 0:
         return {}
     num_images, num_classes = truth.shape
     of_image = {
         "right": (predicted & truth).sum(axis=1),
-        "either": predicted.sum(axis=1) + truth.sum(axis=1),
+        "predicted": predicted.sum(axis=1),
+        "true": truth.sum(axis=1),
         "exact_match": (predicted == truth).all(axis=1),
         "wrong": (predicted != truth).sum(axis=1),
     }
-    names = ("map", "macro_f1", "micro_f1", "exact_match", "hamming_loss")
-    values: dict[str, list[Floats]] = {name: [] for name in names}
+    values: dict[str, list[Floats]] = defaultdict(list)
     for drawn in drawn_weights(num_images, num_resamples, seed):
         weights = np.ascontiguousarray(drawn.T)  # [N, R]
         sums = {name: column @ weights for name, column in of_image.items()}
         values["map"].append(mean_defined(class_precisions(probabilities, truth, weights)))
         values["macro_f1"].append(_macro_f1(predicted, truth, weights))
-        values["micro_f1"].append(2 * sums["right"] / np.maximum(sums["either"], 1))
+        either = sums["predicted"] + sums["true"]
+        values["micro_f1"].append(2 * sums["right"] / np.maximum(either, 1))
+        values["micro_precision"].append(sums["right"] / np.maximum(sums["predicted"], 1))
+        values["micro_recall"].append(sums["right"] / np.maximum(sums["true"], 1))
         values["exact_match"].append(sums["exact_match"] / num_images)
         values["hamming_loss"].append(sums["wrong"] / (num_images * num_classes))
     found = {name: percentile_interval(np.concatenate(parts)) for name, parts in values.items()}

@@ -12,6 +12,7 @@ import numpy as np
 
 from components.evaluation.classification import ClassificationResult, Integers
 from components.evaluation.detection import DetectionResult
+from components.evaluation.detection_confusion import BACKGROUND
 from components.evaluation.multi_label import Bools, MultiLabelResult
 from components.files import write_text
 
@@ -71,14 +72,22 @@ def write_multi_label_plots(
 
 
 def write_detection_plots(folder: Path, result: DetectionResult) -> None:
-    """Write the plots of a detector; `confusion.csv` and `calibration.csv` get their header only.
+    """Write the plots of a detector; `calibration.csv` gets its header only.
+
+    In `confusion.csv` each object and each false detection is a row: a missed object was predicted
+    as `BACKGROUND`, a false detection actually is `BACKGROUND`.
 
     Args:
         folder: `plots/`.
         result: of `evaluate_detection`.
     """
     _write_curves(folder, result.details["precision_recall"])
-    _write(folder / CONFUSION, ("actual", "predicted"), ())
+    names = [*result.details["classes"], BACKGROUND]
+    rows = (
+        (names[actual], names[predicted])
+        for actual, predicted in zip(*result.confused, strict=True)
+    )
+    _write(folder / CONFUSION, ("actual", "predicted"), rows)
     _write_calibration(folder, ())
 
 

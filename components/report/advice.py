@@ -194,7 +194,9 @@ def _most_confused(run: _Run, name: str) -> tuple[str, float] | None:
         return None
     actual = list(run.classes).index(name)
     row = list(run.confusion[actual])
-    wrong = [(count, place) for place, count in enumerate(row) if place != actual and count]
+    # A detector's last column are the objects that were missed: that is no class.
+    named = zip(row, range(len(run.classes)), strict=False)
+    wrong = [(count, place) for count, place in named if place != actual and count]
     if not wrong:
         return None
     count, place = max(wrong, key=lambda pair: pair[0])

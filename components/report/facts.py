@@ -23,6 +23,32 @@ class Revision:
 
 
 @dataclass(frozen=True)
+class Previous:
+    """The version before: the last commit whose evaluation gave other figures.
+
+    Args:
+        commit: full hash.
+        made_at: when it was committed, for people.
+        subject: first line of its message.
+        figures: stage to its `metrics/<stage>.json`, of those that are in the commit.
+        profile: `reports/profile.json`; empty when it is not in the commit.
+        parameters: (dotted key, value) of the parameter file.
+    """
+
+    commit: str
+    made_at: str
+    subject: str
+    figures: Mapping[str, Mapping[str, Any]]
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Sequence[tuple[str, Any]] = ()
+
+    @property
+    def name(self) -> str:
+        """For the running text."""
+        return f"{self.commit[:8]} of {self.made_at}"
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that the page shows.
 
@@ -45,6 +71,9 @@ class Facts:
         export: `reports/export.json`.
         model_sha256: of the ONNX file; empty when there is none.
         revision: None when the folder is no git repository.
+        profile: `reports/profile.json`, what the data is like.
+        previous: None when no earlier version is in git.
+        verdict: `reports/verdict.json`; empty when the gate has not judged this very model.
     """
 
     title: str
@@ -65,3 +94,28 @@ class Facts:
     export: Mapping[str, Any] = field(default_factory=dict)
     model_sha256: str = ""
     revision: Revision | None = None
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    previous: Previous | None = None
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+
+
+def main_metric(evaluation: Mapping[str, Any]) -> str:
+    """The headline figure that decides."""
+    one_label = evaluation["task"] == "classification" and not evaluation.get("multi_label")
+    return "accuracy" if one_label else "map"
+
+
+def confusion_names(evaluation: Mapping[str, Any]) -> list[str]:
+    """Names of the rows of the confusion matrix; a detector's last one is the background."""
+    classes = list(evaluation["classes"])
+    counts = evaluation.get("confusion") or []
+    return [*classes, "(background)"] if len(counts) > len(classes) else classes
+
+
+def chosen_on_val(evaluation: Mapping[str, Any]) -> str:
+    """What was chosen by the validation images, in words."""
+    if evaluation["task"] == "detection":
+        return "the best epoch and the threshold of each class"
+    if evaluation.get("multi_label"):
+        return "the best epoch, the temperature and the threshold of each class"
+    return "the best epoch and the temperature"

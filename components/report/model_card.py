@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from components.report.advice import advise
-from components.report.facts import Facts
-from components.report.page import SPLITS, format_figure, label
+from components.report.facts import Facts, chosen_on_val, main_metric
+from components.report.page import SPLITS
+from components.report.wording import format_figure, label_of
 
 MOST_CLASSES = 30  # in a table
 FEW = 20  # images or objects of a class, below which its figures say little
@@ -33,9 +35,8 @@ def render_model_card(facts: Facts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    named = "Mean AP" if facts.evaluation.get("multi_label") else label("map")
     environment.filters.update(
-        figure=format_figure, label=lambda name: named if name == "map" else label(name), md=escaped
+        figure=format_figure, label=partial(label_of, facts.evaluation), md=escaped
     )
     return environment.get_template("model_card.md.j2").render(**_view(facts))
 
@@ -51,7 +52,7 @@ def _view(facts: Facts) -> dict[str, Any]:
     evaluation, parameters = facts.evaluation, dict(facts.parameters)
     multi_label = bool(evaluation.get("multi_label", False))
     detection = facts.task == "detection"
-    main = "map" if detection or multi_label else "accuracy"
+    main = main_metric(evaluation)
     rows = _worst_first(evaluation["per_class"], "f1" if main == "accuracy" else "ap")
     totals = {name: sum(row.values()) for name, row in facts.per_class_and_split.items()}
     frequent = sorted(totals, key=lambda name: -totals[name])[:MOST_CLASSES]
@@ -145,8 +146,8 @@ def _limits(facts: Facts, main: str) -> Iterator[str]:
     split, num_images = evaluation["split"], evaluation["num_images"]
     if split != "test":
         yield (
-            f"The figures are of the {split} split, by which the best epoch was chosen, too: on "
-            "new images they are likely to be lower."
+            f"The figures are of the {split} split, by which {chosen_on_val(evaluation)} were "
+            "chosen, too: on new images they are likely to be lower."
         )
     bounds = evaluation.get("intervals", {}).get(main)
     if bounds and bounds[1] - bounds[0] > WIDE:

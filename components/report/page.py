@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from PIL import Image
+from markupsafe import Markup, escape
 
 from components.report.advice import advise
 from components.report.charts import (
@@ -18,7 +17,16 @@ from components.report.charts import (
     precision_recall_chart,
     training_charts,
 )
-from components.report.facts import Facts
+from components.report.comparison import (
+    data_changes,
+    figure_changes,
+    parameter_changes,
+    same_images,
+    verdict_of,
+)
+from components.report.facts import Facts, chosen_on_val, confusion_names, main_metric
+from components.report.page_pictures import MAX_PICTURE_BYTES, with_pictures
+from components.report.wording import format_figure, format_value, label, label_of
 
 # What the kinds of a detector's errors are.
 ERROR_MEANINGS = {
@@ -32,64 +40,8 @@ ERROR_MEANINGS = {
 # Larger matrices are drawn, smaller ones are tables with numbers.
 MAX_TABLE_CLASSES = 20
 MAX_FINDINGS = 100
-# Pictures, before base64 adds a third.
-MAX_PICTURE_BYTES = 2_500_000
 
 SPLITS = ("train", "val", "test")
-# What figures are called on the page, and how they are written.
-LABELS = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "top_3_accuracy": "Top-3 accuracy",
-    "top_5_accuracy": "Top-5 accuracy",
-    "auroc": "AUROC",
-    "micro_f1": "Micro F1",
-    "micro_precision": "Micro precision",
-    "micro_recall": "Micro recall",
-    "exact_match": "All labels right",
-    "hamming_loss": "Labels wrong (Hamming)",
-    "log_loss": "Log loss",
-    "ece": "Calibration error",
-    "map": "AP",
-    "map_50": "AP50",
-    "map_75": "AP75",
-    "map_small": "AP small",
-    "map_medium": "AP medium",
-    "map_large": "AP large",
-    "mar_1": "Recall, 1 box",
-    "mar_10": "Recall, 10 boxes",
-    "mar_100": "Recall, 100 boxes",
-    "mar_small": "Recall, small",
-    "mar_medium": "Recall, medium",
-    "mar_large": "Recall, large",
-    "class": "Class",
-    "num_images": "Images",
-    "num_objects": "Objects",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "ap": "AP",
-    "ap_50": "AP50",
-    "ap_75": "AP75",
-    "ap_small": "AP small",
-    "ap_medium": "AP medium",
-    "ap_large": "AP large",
-    "ar": "Recall",
-    "recall_50": "Recall at IoU 0.5",
-    "threshold": "Threshold",
-    "num_false": "False",
-    "num_missed": "Missed",
-}
-_PERCENT = {
-    "accuracy",
-    "balanced_accuracy",
-    "top_3_accuracy",
-    "top_5_accuracy",
-    "ece",
-    "exact_match",
-    "hamming_loss",
-}
 # Of a detector's classes: what holds at one confidence threshold, in a table of its own.
 POINT_COLUMNS = ("threshold", "precision", "recall", "f1", "num_false", "num_missed")
 # Slices that the page shows before a reader asks for more.
@@ -106,18 +58,28 @@ def render_page(facts: Facts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(figure=format_figure, label=label, value=format_value)
-    if facts.evaluation.get("multi_label"):
-        # The mean over classes; a detector's AP is one over thresholds of overlap, too.
-        environment.filters["label"] = lambda name: "Mean AP" if name == "map" else label(name)
+    environment.filters.update(
+        figure=format_figure,
+        label=partial(label_of, facts.evaluation),
+        value=format_value,
+        code=_with_code,
+    )
     return environment.get_template("page.html.j2").render(**_view(facts))
+
+
+def _with_code(text: str) -> Markup:
+    """Text for the page; what stands between back quotes becomes code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts)
+    )
 
 
 def _view(facts: Facts) -> dict[str, Any]:
     """What the template shows, in its order."""
     evaluation = facts.evaluation
     multi_label = bool(evaluation.get("multi_label", False))
-    main = "accuracy" if facts.task == "classification" and not multi_label else "map"
+    main = main_metric(evaluation)
     rows = _worst_first(evaluation["per_class"], "f1" if main == "accuracy" else "ap")
     train = facts.figures["train"]
     best_epoch = train.get("best_epoch")
@@ -126,6 +88,8 @@ def _view(facts: Facts) -> dict[str, Any]:
     points = [name for name in POINT_COLUMNS if name in columns and facts.task == "detection"]
     slices = _slice_rows(evaluation, main)
     findings = facts.validation.get("findings", [])
+    data_words, class_changes = data_changes(facts)
+    changes = figure_changes(facts)
     return {
         "facts": facts,
         "evaluation": evaluation,
@@ -133,7 +97,15 @@ def _view(facts: Facts) -> dict[str, Any]:
         "advice": advise(facts),
         "main": main,
         "multi_label": multi_label,
-        "headline": _headline(evaluation, main),
+        "verdict": verdict_of(facts),
+        "checks": _checks(facts),
+        "same_images": same_images(facts),
+        "flattered": " measured here, which flatters it" if evaluation["split"] == "val" else "",
+        "headline": sorted(changes.values(), key=lambda change: change.name != main),
+        "chosen_on_val": chosen_on_val(evaluation),
+        "data_words": data_words,
+        "class_changes": class_changes,
+        "parameter_changes": parameter_changes(facts),
         "splits": [name for name in SPLITS if name in facts.images_per_split],
         "class_rows": _class_rows(facts),
         "findings": findings[:MAX_FINDINGS],
@@ -151,6 +123,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         ],
         "confusion": _confusion_rows(counts) if _fits_table(counts) else None,
         "confusion_chart": confusion_chart(counts) if counts and not _fits_table(counts) else None,
+        "confusion_names": confusion_names(evaluation),
         "confusions": _frequent_confusions(counts or [], evaluation["classes"]),
         "precision_recall": precision_recall_chart(
             evaluation.get("precision_recall", {}),
@@ -165,8 +138,8 @@ def _view(facts: Facts) -> dict[str, Any]:
             evaluation.get("temperature", {}).get("calibration_before", []),
         ),
         "temperature": evaluation.get("temperature"),
-        "mistakes": _with_pictures(evaluation["mistakes"], facts.pictures, MAX_PICTURE_BYTES),
-        "suspects": _with_pictures(
+        "mistakes": with_pictures(evaluation["mistakes"], facts.pictures, MAX_PICTURE_BYTES),
+        "suspects": with_pictures(
             evaluation.get("suspects", []), facts.pictures, MAX_PICTURE_BYTES // 2
         ),
         "export": _export_rows(facts),
@@ -191,14 +164,33 @@ def _summary(facts: Facts) -> str:
     )
 
 
-def _headline(evaluation: Mapping[str, Any], main: str) -> list[dict[str, Any]]:
-    """Figures with their intervals, the main one first."""
-    values = evaluation["headline"]
-    names = sorted(values, key=lambda name: name != main)
-    intervals = evaluation.get("intervals", {})
-    return [
-        {"name": name, "value": values[name], "interval": intervals.get(name)} for name in names
-    ]
+def _checks(facts: Facts) -> list[dict[str, str]]:
+    """What else speaks for the model or against it, a line each."""
+
+    def count(number: int, unit: str) -> str:
+        return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+    found = []
+    errors = facts.validation.get("num_errors", 0)
+    warnings = facts.validation.get("num_warnings", 0)
+    mood = "error" if errors else "warning" if warnings else "fine"
+    text = f"validation ended with {count(errors, 'error')} and {count(warnings, 'warning')}"
+    found.append({"mood": mood, "word": "data", "text": text})
+    images = facts.figures["export"].get("num_parity_images")
+    if images is not None:
+        text = f"models/model.onnx gives what PyTorch gives, compared on {count(images, 'image')}"
+        found.append({"mood": "fine", "word": "file", "text": text})
+    for row in facts.export.get("formats", ()):
+        if not row["published"]:
+            text = f"{row['format']} is not published: {'; '.join(row['reasons'])}"
+            found.append({"mood": "warning", "word": "file", "text": text})
+    if facts.evaluation["split"] == "val":
+        text = (
+            f"measured on the validation images, by which {chosen_on_val(facts.evaluation)} were "
+            "chosen: on new images the figures are likely to be lower"
+        )
+        found.append({"mood": "warning", "word": "figures", "text": text})
+    return found
 
 
 def _class_rows(facts: Facts) -> list[dict[str, Any]]:
@@ -233,11 +225,12 @@ def _confusion_rows(counts: Any) -> list[list[dict[str, Any]]]:
 def _frequent_confusions(
     counts: Sequence[Sequence[int]], classes: Sequence[str], most: int = 8
 ) -> list[dict[str, Any]]:
+    """Pairs of classes; a detector's background, the last one of `counts`, is none."""
     pairs: list[dict[str, Any]] = [
-        {"actual": classes[i], "predicted": classes[j], "count": n, "share": n / sum(row)}
-        for i, row in enumerate(counts)
-        for j, n in enumerate(row)
-        if i != j and n
+        {"actual": actual, "predicted": predicted, "count": n, "share": n / sum(row)}
+        for actual, row in zip(classes, counts, strict=False)
+        for predicted, n in zip(classes, row, strict=False)
+        if actual != predicted and n
     ]
     return sorted(pairs, key=lambda pair: -pair["count"])[:most]
 
@@ -249,49 +242,6 @@ def _slice_rows(evaluation: Mapping[str, Any], main: str) -> list[dict[str, Any]
         {**row, "below": whole is not None and row.get("high", whole) < whole}
         for row in evaluation.get("slices", [])
     ]
-
-
-def _with_pictures(
-    entries: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes], budget: int
-) -> list[dict[str, Any]]:
-    """Entries with their pictures inside, `budget` bytes in all."""
-    smaller = shrink_pictures([pictures[entry["picture"]] for entry in entries], budget)
-    shown = []
-    for entry, (data, width, height) in zip(entries, smaller, strict=True):
-        source = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
-        shown.append({**entry, "source": source, "width": width, "height": height})
-    return shown
-
-
-def shrink_pictures(
-    pictures: Sequence[bytes], budget: int = MAX_PICTURE_BYTES
-) -> list[tuple[bytes, int, int]]:
-    """Pictures as JPEG whose sizes sum up to `budget` bytes at most, or as small as is readable.
-
-    Args:
-        pictures: encoded in any format Pillow reads.
-        budget: bytes.
-
-    Returns:
-        For each picture: JPEG bytes, width, height (pixels).
-    """
-    encoded: list[tuple[bytes, int, int]] = []
-    for max_side, quality in ((960, 82), (720, 76), (560, 68), (420, 60), (320, 50)):
-        encoded = [_as_jpeg(picture, max_side, quality) for picture in pictures]
-        if sum(len(data) for data, _, _ in encoded) <= budget:
-            break
-    return encoded
-
-
-def _as_jpeg(picture: bytes, max_side: int, quality: int) -> tuple[bytes, int, int]:
-    with Image.open(io.BytesIO(picture)) as opened:
-        if opened.format == "JPEG" and max(opened.size) <= max_side and max_side == 960:
-            return picture, opened.width, opened.height
-        image = opened.convert("RGB")
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=True)
-    return buffer.getvalue(), image.width, image.height
 
 
 def _export_rows(facts: Facts) -> list[tuple[str, str]]:
@@ -386,30 +336,3 @@ def _duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def label(name: str) -> str:
-    """What a figure is called on the page."""
-    return LABELS.get(name, name.replace("_", " ").capitalize())
-
-
-def format_figure(value: Any, name: str) -> str:
-    """A figure as the page writes it: accuracies in percent, other shares with three decimals."""
-    if value is None:
-        return "\N{EN DASH}"
-    if isinstance(value, float):
-        return f"{100 * value:.1f} %" if name in _PERCENT else f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def format_value(value: Any) -> str:
-    """A parameter or a number as the page writes it."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int):
-        return f"{value:,}" if value >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(format_value(item) for item in value) + "]"
-    return str(value)

@@ -221,7 +221,7 @@ def test_intervals_hold_the_figure_and_are_seeded():
     first = evaluate_detection(truth, predictions, bootstrap=300, seed=1, **options)
     again = evaluate_detection(truth, predictions, bootstrap=300, seed=1, **options)
     assert first.figures == again.figures
-    for name in ("map", "map_50"):
+    for name in ("map", "map_50", "map_75"):
         got = first.figures
         assert got[f"{name}_low"] < got[name] < got[f"{name}_high"]
         assert first.details["intervals"][name] == [got[f"{name}_low"], got[f"{name}_high"]]

@@ -36,17 +36,23 @@ def test_classification(tmp_path):
 
 
 def test_detection(tmp_path):
-    box = [[1, 1, 9, 9]]
+    box = [1, 1, 9, 9]
     result = evaluate_detection(
-        TrueObjects([0], [1], box, [81], [0]),
-        Predictions([0], [1], [0.9], box),
-        [0],
+        TrueObjects([0, 7], [1, 0], [box, box], [81, 81], [0, 0]),
+        Predictions([0, 0], [1, 0], [0.9, 0.8], [box, [50, 50, 9, 9]]),
+        [0, 7],
         ["a", "b"],
         split="test",
+        thresholds=[0.5, 0.5],
         bootstrap=0,
     )
     write_detection_plots(tmp_path, result)
     curve = rows(tmp_path / "precision_recall.csv")
-    assert len(curve) == 102
-    assert curve[1] == ["b", "0", "1"]
-    assert rows(tmp_path / "confusion.csv") == [["actual", "predicted"]]
+    assert len(curve) == 203
+    assert curve[102] == ["b", "0", "1"]
+    assert rows(tmp_path / "confusion.csv") == [
+        ["actual", "predicted"],
+        ["b", "b"],
+        ["(background)", "a"],
+        ["a", "(background)"],
+    ]

@@ -81,6 +81,16 @@ def write_workspace(
             ],
         },
     )
+    labels = objects.class_id.value_counts().reindex(range(len(classes)), fill_value=0)
+    write_json(
+        layout.profile,
+        {
+            "fingerprint": "cd" * 32,
+            "num_images": len(splits),
+            "num_objects": len(objects),
+            "labels": dict(zip(classes, labels.tolist(), strict=True)),
+        },
+    )
     layout.evaluation.mkdir(parents=True)
     evaluate = _classification if task == "classification" else _detection
     figures, details = evaluate(layout, objects, measured, classes, num_mistakes, rng)

@@ -106,7 +106,10 @@ def test_licences_are_quoted_or_said_to_be_missing(facts):
 @pytest.mark.parametrize(
     ("evaluation", "limit"),
     [
-        ({"split": "val"}, "of the val split, by which the best epoch was chosen"),
+        (
+            {"split": "val"},
+            "of the val split, by which the best epoch and the threshold of each class were",
+        ),
         (
             {"per_class": [{"class": "R_C", "num_objects": 3, "ap": 0.5}]},
             "Measured on fewer than 20 objects each, and so hardly known: R\\_C.",

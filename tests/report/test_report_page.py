@@ -13,9 +13,10 @@ from report_workspace import CLASSES, write_workspace
 from components.errors import DataError
 from components.evaluation.multi_label import evaluate_multi_label
 from components.files import read_json, rounded, write_json
-from components.report import page as page_module
+from components.report.page_pictures import shrink_pictures
 from tasks import report as report_module
 from tasks.report import report
+from tasks.report_history import revision
 
 TASKS = ("classification", "detection")
 HOSTILE = ['<script>alert("x")</script>', "_a & $b$ '\"", "very" * 60, "шапка 帽子", "}}{{ 7*7 }}"]
@@ -41,7 +42,7 @@ class Outline(HTMLParser):
                 self.resources.append(attrs[name])
         if tag == "img":
             self.images.append(attrs)
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "col"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -124,6 +125,7 @@ def test_structure(made):
     assert links <= set(found.ids)
     sections = {
         "figures",
+        "verdict",
         "advice",
         "data",
         "training",
@@ -136,7 +138,7 @@ def test_structure(made):
     }
     own = {
         "classification": {"confusion", "calibration"},
-        "detection": {"precision-recall", "errors"},
+        "detection": {"confusion", "precision-recall", "errors"},
     }
     assert sections | own[task] == {name for name in found.ids if f'<section id="{name}"' in text}
     assert found.levels[0] == 1 and found.levels.count(1) == 1
@@ -319,20 +321,20 @@ def test_revision_and_changes(tmp_path):
     (tmp_path / "metrics" / "train.json").write_text("1")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = report_module._revision(tmp_path)
+    clean = revision(tmp_path)
     assert (len(clean.commit), clean.branch, clean.changed) == (40, "main", ())
     (tmp_path / "a b.py").write_text("2")
     (tmp_path / "metrics" / "train.json").write_text("2")
     (tmp_path / "dvc.lock").write_text("new")
     (tmp_path / "ü.py").write_text("new")
-    assert report_module._revision(tmp_path).changed == ("a b.py", "ü.py")
+    assert revision(tmp_path).changed == ("a b.py", "ü.py")
 
 
 def test_pictures_keep_to_the_budget(tmp_path):
     _, layout = write_workspace(tmp_path, "detection", num_mistakes=3)
     pictures = [path.read_bytes() for path in sorted(layout.evaluation.glob("*.jpg"))]
-    whole = page_module.shrink_pictures(pictures)
+    whole = shrink_pictures(pictures)
     assert [data for data, _, _ in whole] == pictures
-    small = page_module.shrink_pictures(pictures, budget=60_000)
+    small = shrink_pictures(pictures, budget=60_000)
     assert sum(len(data) for data, _, _ in small) <= 60_000
-    assert page_module.shrink_pictures([]) == []
+    assert shrink_pictures([]) == []

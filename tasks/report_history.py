@@ -1,0 +1,150 @@
+"""What git knows of a workspace: the commit checked out, and the version before this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from components.errors import ParamsError
+from components.hidden import hidden, secrets_of
+from tasks.layout import STAGES, Layout
+from tasks.params import Params, loads
+
+if TYPE_CHECKING:
+    from components.report.facts import Previous, Revision
+
+# What the stages write: that these differ from the last commit says nothing about the code.
+_OUTPUTS = ("dvc.lock", "metrics", "plots", "reports")
+# Commits of other figures than these are not looked for any further back.
+_MOST_COMMITS = 50
+
+
+def revision(root: Path) -> Revision | None:
+    """The commit checked out in `root` and what differs from it; None without git."""
+    from components.report.facts import Revision
+
+    commit = _git(root, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    outside = [f":(exclude){name}" for name in _OUTPUTS]
+    status = _git(root, "status", "--porcelain", "-z", "--no-renames", "--", ".", *outside) or ""
+    return Revision(
+        commit=commit.strip(),
+        branch=(_git(root, "branch", "--show-current") or "").strip(),
+        changed=tuple(sorted(entry[3:] for entry in status.split("\0") if entry)),
+    )
+
+
+def previous_version(
+    layout: Layout, figures: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> Previous | None:
+    """The last commit whose `metrics/evaluate.json` holds other figures than this run's.
+
+    Args:
+        layout: of the workspace.
+        figures: of this run's evaluation.
+        parameters: of this run, by dotted key.
+
+    Returns:
+        None where there is no such commit, or no git.
+    """
+    from components.report.facts import Previous
+
+    root = layout.root
+    path = _inside(layout.metrics("evaluate"), root)
+    log = _git(
+        root, "log", f"-{_MOST_COMMITS}", "--format=%H%x09%cd%x09%s", "--date=short", "--", path
+    )
+    for line in (log or "").splitlines():
+        commit, made_at, subject = line.split("\t", 2)
+        before = _json_at(root, commit, path)
+        if not before or before == dict(figures):
+            continue
+        found = {stage: _json_at(root, commit, _inside(layout.metrics(stage), root))
+                 for stage in STAGES}  # fmt: skip
+        return Previous(
+            commit=commit,
+            made_at=made_at,
+            subject=subject,
+            figures={stage: content for stage, content in found.items() if content},
+            profile=_json_at(root, commit, _inside(layout.profile, root)),
+            parameters=list(parameters_at(root, commit, parameters).items()),
+        )
+    return None
+
+
+def shown_parameters(params: Params) -> dict[str, Any]:
+    """Parameters by dotted key, without secrets."""
+    return _flattened(params.model_dump(by_alias=True))
+
+
+def _flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return _rows(hidden(tree, secrets_of(os.environ)), "")
+
+
+def _rows(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            rows |= _rows(value, f"{prefix}{key}.")
+        else:
+            rows[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return rows
+
+
+def parameters_at(root: Path, commit: str, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a commit, with all defaults.
+
+    A file that this version of timmflow does not take was written for another one: its defaults
+    are not known, so only what stands in it is taken, and the rest is as it is now.
+    """
+    text = _git(root, "show", f"{commit}:./params.yaml")
+    if not text:
+        return dict(now)
+    try:
+        return shown_parameters(loads(text, Path("params.yaml")))
+    except ParamsError:
+        pass
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return dict(now)
+    return {**now, **_flattened(tree)} if isinstance(tree, dict) else dict(now)
+
+
+def _json_at(root: Path, commit: str, path: str) -> dict[str, Any]:
+    """An object of a commit's file; empty where there is none."""
+    text = _git(root, "show", f"{commit}:./{path}")
+    try:
+        content = json.loads(text) if text else {}
+    except json.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _inside(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What a git command prints; None where there is no git or no repository."""
+    try:
+        done = subprocess.run(
+            # Reading the status must not write the index while somebody else commits.
+            ["git", "--no-optional-locks", *arguments],
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
