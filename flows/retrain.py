@@ -45,9 +45,10 @@ class TaskSteps:
         """A step of retraining."""
         self._take(lambda: done(name, work))
 
-    def stage(self, name: str, retraining: Retraining) -> None:
-        """A stage of the pipeline, in the worktree."""
+    def stage(self, name: str, retraining: Retraining) -> str:
+        """A stage of the pipeline, in the worktree; gives its outcome."""
         self._take(lambda: stage_done(name, retraining.tree, **retraining.options))
+        return self.rows[-1].outcome
 
     def _take(self, step: Callable[[], StageRow]) -> None:
         try:
