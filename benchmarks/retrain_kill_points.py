@@ -42,6 +42,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flows")]
 
 from retrain_repository import RetrainToy, make_retrain_toy, retrained  # noqa: E402
 
+from benchmarks.prefect_server import PrefectServer  # noqa: E402
 from benchmarks.retrain_kill_traps import FOLDER, TRAP  # noqa: E402
 from components.files import read_json, write_json  # noqa: E402
 from flows.process_guard import GUARD_DEADLINE  # noqa: E402
@@ -104,61 +105,6 @@ def points(places: list[dict[str, Any]], count: int, seed: int) -> list[Point]:
             where = (place["step"], place["process"], place["occurrence"], place["event"])
             found.append(Point(*where, target, delay))
     return found[:count]
-
-
-class Server:
-    """A Prefect server with all its services, and a database of its own.
-
-    Args:
-        home: folder of the database.
-        port: to listen on; 0: a free one.
-    """
-
-    def __init__(self, home: Path, port: int = 0) -> None:
-        self.home, self.port = home, port or _free_port()
-        self.url = f"http://127.0.0.1:{self.port}/api"
-        home.mkdir(parents=True, exist_ok=True)
-        env = {name: value for name, value in os.environ.items() if name != FOLDER}
-        env |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": self.url}
-        words = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port), "--no-ui"]
-        with (home / "server.log").open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *words],
-                env=env,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._wait()
-
-    def _wait(self) -> None:
-        import urllib.request
-
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
-                    return
-            except OSError:
-                if self._process.poll() is not None:
-                    break
-                time.sleep(0.1)
-        raise RuntimeError(f"no Prefect server; see {self.home / 'server.log'}")
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        main = psutil.Process(self._process.pid)
-        for process in [main, *main.children(recursive=True)]:
-            process.kill()
-        self._process.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def prepare(base: Path, batch: bool) -> None:
@@ -370,7 +316,7 @@ def wait(process: subprocess.Popen[bytes], place: Place) -> int:
 
 
 def strike(
-    place: Place, point: Point, server: Server, process: subprocess.Popen[bytes]
+    place: Place, point: Point, server: PrefectServer, process: subprocess.Popen[bytes]
 ) -> dict[str, Any] | None:
     """Wait for the trap, and kill; None: the run ended before it got there."""
     started = time.monotonic()
@@ -412,7 +358,9 @@ def _promoted(place: Place) -> bool:
     ).exists()
 
 
-def attempt(place: Place, point: Point, server: Server, whole: dict[str, Any]) -> dict[str, Any]:
+def attempt(
+    place: Place, point: Point, server: PrefectServer, whole: dict[str, Any]
+) -> dict[str, Any]:
     """Kill a retraining at a point, look, and let the next one run.
 
     Returns:
@@ -430,7 +378,7 @@ def attempt(place: Place, point: Point, server: Server, whole: dict[str, Any]) -
     if point.target == "server":
         # It comes back after a while, as a service manager would have it.
         time.sleep(2)
-        revived = Server(server.home, server.port)
+        revived = PrefectServer(server.home, server.port)
     status = wait(process, place)
     # Where the flow outlives the kill (a server's, or what it does again), it may well complete.
     late = STEPS.index(point.step) >= STEPS.index("promote") or status == 0 or struck is None
@@ -492,7 +440,7 @@ def run(args: argparse.Namespace) -> int:
     work = args.work or Path(tempfile.mkdtemp(prefix="retrain-kill-points-"))
     work.mkdir(parents=True, exist_ok=True)
     os.environ |= {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "DO_NOT_TRACK": "1"}
-    server = Server(work / "server")
+    server = PrefectServer(work / "server")
     lock = threading.Lock()
     failures: list[Point] = []
 
@@ -504,7 +452,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             if point.target == "server":
                 shutil.copytree(base_home, folder.with_name(f"server-{number}"), dirs_exist_ok=True)
-                own = Server(folder.with_name(f"server-{number}"))
+                own = PrefectServer(folder.with_name(f"server-{number}"))
             kind = "batch" if point.step in EARLY else "plain"
             place = Place(folder, bases[kind], own.url)
             try:
@@ -533,7 +481,7 @@ def run(args: argparse.Namespace) -> int:
         places += [place for place in known["plain"][1] if place["step"] not in EARLY]
         base_home = work / "server-base"
         if not base_home.exists():
-            Server(base_home).kill()
+            PrefectServer(base_home).kill()
         todo = [
             p
             for p in points(places, args.points, args.seed)
