@@ -22,9 +22,9 @@ started. Struck was the flow alone; the process at work there alone (DVC, a stag
 merges a batch); all at once, as when the machine goes down; the worker (`flows.serve`); or
 Prefect's server, which came back after two seconds. Git, DVC with a remote, registry, a batch and
 Prefect were real; the stages were two quick ones, and the gate was quick. After each: no process
-left, the champion in production, every version's files whole on the remote, no lock held, `git fsck`
-content; then the next run completed, with the same version, model and data as undisturbed, no
-worktree, lock or record was left, and the user's tree, index and commit were as before.
+left, the champion in production, every version's files whole on the remote, no lock held, `git
+fsck` content; then the next run completed, with the same version, model and data as undisturbed,
+no worktree, lock or record was left, and the user's tree, index and commit were as before.
 {wrong}
 
 {tables}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ TEXT = """# A year of scheduled retraining, simulated
 
 {weeks} of 52 weeks have been run. Each week a batch of {batch} handwritten digits arrives in
 `data/incoming`, and the next run of the scheduler (`python -m flows.serve --every {every}`, with a
-Prefect server on loopback) deals with it. Batches' checks, `validate`, `preprocess`, gate, registry,
-git and DVC with a remote are the real ones; the model is a linear classifier that is fitted within a
-second. The first model saw {first} images; the gate has {test}; {hidden} that no run sees measure
-the champion after each week. The gate tolerates a loss of two points (`min_gain: -0.02`).
+Prefect server on loopback) deals with it. Batches' checks, `validate`, `preprocess`, gate,
+registry, git and DVC with a remote are the real ones; the model is a linear classifier that is
+fitted within a second. The first model saw {first} images; the gate has {test}; {hidden} that no
+run sees measure the champion after each week. The gate tolerates a loss of two points (`min_gain: -0.02`).
 
 {table}
 
 - {refused}
 - Worse: {worse}
-- Promoted: {promoted} versions. Accuracy on the hidden images: {begin:.1%} at first, {end:.1%} in the
-  end; the largest fall in a week was {fall:.1f} points, and {bound:.0f} are allowed.
+- Promoted: {promoted} versions. Accuracy on the hidden images: {begin:.1%} at first, {end:.1%} in
+  the end; the largest fall in a week was {fall:.1f} points, and {bound:.0f} are allowed.
 - Not as it must be: {wrong}
 
 After the last week each version is checked out from its tag in a new clone, with the data from the
@@ -51,7 +52,7 @@ Made by:
 def write_page(weeks: list[dict[str, Any]], path: Path | None) -> None:
     """Write the page, or print it where `path` is None."""
     hidden = [week["hidden"] for week in weeks]
-    falls = [before - after for before, after in zip(hidden, hidden[1:], strict=False)]
+    falls = [before - after for before, after in pairwise(hidden)]
     refused = [week for week in weeks if week["refused"]]
     worse = [week for week in weeks if week["kind"] == "worse"]
     wrong = [f"week {week['week']}: {text}" for week in weeks for text in week["wrong"]]
