@@ -23,7 +23,8 @@ TEXT = """# A year of scheduled retraining, simulated
 Prefect server on loopback) deals with it. Batches' checks, `validate`, `preprocess`, gate,
 registry, git and DVC with a remote are the real ones; the model is a linear classifier that is
 fitted within a second. The first model saw {first} images; the gate has {test}; {hidden} that no
-run sees measure the champion after each week. The gate tolerates a loss of two points (`min_gain: -0.02`).
+run sees measure the champion after each week. The gate tolerates a loss of two points
+(`min_gain: -0.02`).
 
 {table}
 

@@ -111,7 +111,7 @@ class DataSteps:
             on_line: takes what is printed.
 
         Raises:
-            FlowError: there are some, and DVC does not track the data.
+            FlowError: there are some, and DVC does not track the data; or merging was ended.
         """
         if not batches:
             return
@@ -135,6 +135,9 @@ class DataSteps:
             report: dict[str, Any] = {}
             with suppress(DataError):
                 report = read_json(layout.root / "reports" / "incoming" / f"{name}.json")
+            # Neither is the batch's fault: the data may have changed, and not been recorded.
+            if status > 128 or (status != 0 and report.get("verdict") in ("merged", "nothing-new")):
+                raise FlowError(f"batch {name}: {output.reason(status)}")
             if status != 0:
                 self.refused[name] = _refusal(report) or output.reason(status)
                 on_line(f"batch {name} refused: {self.refused[name]}")
