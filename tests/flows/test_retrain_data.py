@@ -50,7 +50,7 @@ def test_merging_that_was_ended_ends_the_retraining(
     tmp_path: Path, status: int, verdict: str
 ) -> None:
     steps = merging(tmp_path, status, verdict)
-    with pytest.raises(FlowError, match="batch new: .*something"):
+    with pytest.raises(FlowError, match=r"batch new: .*something"):
         steps.merge_batches({"new": "mark"}, print)
     assert steps.refused == {}
 
