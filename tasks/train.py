@@ -243,6 +243,8 @@ def task_options(store: PreparedStore, settings: TrainSettings) -> dict[str, Any
         "mixup_alpha": classifier.mixup_alpha,
         "cutmix_alpha": classifier.cutmix_alpha,
     }
+    if classifier.loss_fn != "cross_entropy":
+        options["loss_fn"] = classifier.loss_fn
     counts = None
     if classifier.class_weights == "balanced":
         counts = [info.statistics["objects_per_class"]["train"][name] for name in info.classes]
