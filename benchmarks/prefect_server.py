@@ -34,11 +34,19 @@ class PrefectServer:
         self.home, self.port = home, port or _free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         home.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again after `kill`, with its database and at the same address.
+
+        Raises:
+            RuntimeError: it does not start; names its log.
+        """
         env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        env |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": self.url, "DO_NOT_TRACK": "1"}
+        env |= {"PREFECT_HOME": str(self.home), "PREFECT_API_URL": self.url, "DO_NOT_TRACK": "1"}
         env |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         words = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port), "--no-ui"]
-        with (home / "server.log").open("a") as log:
+        with (self.home / "server.log").open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *words],
                 env=env,
@@ -74,6 +82,8 @@ class PrefectServer:
 
     def kill(self) -> None:
         """End it as a crash would; its database stays."""
+        if self._process.poll() is not None:
+            return
         main = psutil.Process(self._process.pid)
         for process in [main, *main.children(recursive=True)]:
             process.kill()

@@ -378,7 +378,7 @@ def attempt(
     if point.target == "server":
         # It comes back after a while, as a service manager would have it.
         time.sleep(2)
-        revived = PrefectServer(server.home, server.port)
+        server.start()
     status = wait(process, place)
     # Where the flow outlives the kill (a server's, or what it does again), it may well complete.
     late = STEPS.index(point.step) >= STEPS.index("promote") or status == 0 or struck is None
@@ -406,8 +406,6 @@ def attempt(
     if locks.exists() and any(read_json(locks).values()):
         wrong.append("DVC's rwlock has entries")
     wrong += faults(place, ["v1.1.0"])
-    if point.target == "server":
-        revived.kill()
     result = {"reached": struck is not None, "what": (struck or {}).get("what", "")}
     if wrong:
         wrong.append(place.words()[-2500:])
@@ -450,7 +448,8 @@ def run(args: argparse.Namespace) -> int:
         folder = work / f"point-{number}"
         own = server
         try:
-            if point.target == "server":
+            # A worker's schedule stays with its server, and would start runs for the points to come.
+            if point.target in ("server", "worker"):
                 shutil.copytree(base_home, folder.with_name(f"server-{number}"), dirs_exist_ok=True)
                 own = PrefectServer(folder.with_name(f"server-{number}"))
             kind = "batch" if point.step in EARLY else "plain"
@@ -462,6 +461,7 @@ def run(args: argparse.Namespace) -> int:
                 result = {"reached": True, "what": "", "status": [], "wrong": [str(error)]}
         finally:
             if own is not server:
+                own.kill()
                 shutil.rmtree(own.home, ignore_errors=True)
         with lock:
             if result["wrong"]:
