@@ -448,7 +448,7 @@ def run(args: argparse.Namespace) -> int:
         folder = work / f"point-{number}"
         own = server
         try:
-            # A worker's schedule stays with its server, and would start runs for the points to come.
+            # A worker's schedule stays with its server, and would start runs for points to come.
             if point.target in ("server", "worker"):
                 shutil.copytree(base_home, folder.with_name(f"server-{number}"), dirs_exist_ok=True)
                 own = PrefectServer(folder.with_name(f"server-{number}"))
