@@ -54,10 +54,11 @@ class TaskSteps:
         """A step of retraining."""
         self._take(lambda: done(name, work, self._minutes.get(name)))
 
-    def stage(self, name: str, retraining: Retraining) -> None:
-        """A stage of the pipeline, in the worktree."""
+    def stage(self, name: str, retraining: Retraining) -> str:
+        """A stage of the pipeline, in the worktree; gives its outcome."""
         options = {**retraining.options, "minutes": self._minutes.get(name)}
         self._take(lambda: stage_done(name, retraining.tree, **options))
+        return self.rows[-1].outcome
 
     def _take(self, step: Callable[[], StageRow]) -> None:
         try:

@@ -28,8 +28,8 @@ class Steps(Protocol):
     def do(self, name: str, work: Work) -> None:
         """Do a step; `work` gives its outcome and headline. What it raises ends all."""
 
-    def stage(self, name: str, retraining: Retraining) -> None:
-        """Run a stage of the pipeline in the worktree."""
+    def stage(self, name: str, retraining: Retraining) -> str:
+        """Run a stage of the pipeline in the worktree; gives its outcome."""
 
 
 def locked(root: Path) -> Any:
@@ -81,7 +81,9 @@ def retrain_here(
         if last is not None and not work.changed():
             return finished or _nothing(steps, last)
         for stage in STAGES:
-            steps.stage(stage, work)
+            # What DVC restores it takes from its cache unseen.
+            if steps.stage(stage, work) != "ran" and work.drop_damaged(stage):
+                steps.stage(stage, work)
         result = _judge(work, steps, champion, inputs, mode)
         if publish and site.params.retrain.publish_seconds:
             steps.do("publish", lambda on_line: _publish(work, on_line))
@@ -172,7 +174,7 @@ def _judge(
 
 def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[str, Any]:
     """Put a commit in place: remote, branch, version, stage; also where some of it is already."""
-    site, commit = work.site, record["commit"]
+    site, commit, registry = work.site, record["commit"], Registry(work.tree)
     version: list[Version] = []
 
     def push(on_line: OnLine) -> tuple[str, str]:
@@ -181,14 +183,14 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
 
     def register(on_line: OnLine) -> tuple[str, str]:
         work.move_branch(commit, record["tip"])
-        version.append(Registry(work.tree).register(reason=record["summary"]))
+        version.append(registry.register(reason=record["summary"]))
         return "done", f"{version[0].name}: {commit[:8]}"
 
     def promote(on_line: OnLine) -> tuple[str, str]:
-        before = Registry(work.tree).promote(version[0].name, reason=record["summary"])
+        before = registry.promote(version[0].name, reason=record["summary"])
         return "done", f"{version[0].name}, was {before.name if before else 'none'}"
 
-    if Registry(work.tree).has_remote():
+    if registry.has_remote():
         steps.do("push", push)
     steps.do("register", register)
     outcome = "registered"

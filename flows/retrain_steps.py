@@ -12,54 +12,31 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from components.errors import DataError
-from components.files import read_json, write_json
-from flows.dvc_stage import StageOutput, dvc, run_guarded
+from components.files import write_json
+from flows.cache_check import find_damaged, set_aside
+from flows.dvc_stage import run_guarded
 from flows.flow_errors import FlowError
 from flows.progress import OnLine
+from flows.retrain_data import RETRY_SECONDS, DataSteps, yaml_file
 from flows.retrain_site import (
     Site,
     at,
     drop_record,
     is_ancestor,
-    outputs,
     small_outputs,
 )
-from flows.sweep_trial import hash_of
 from flows.worktree import git, worktree
 from tasks.gate import PROMOTE, REFUSE
-from tasks.layout import Layout
 from tasks.model_registry import Registry, Version, model_in
 
-# Waits before a step that needs the network is tried again.
-RETRY_SECONDS = (5.0, 20.0)
 _MODEL = "models/model.onnx"
 _KEPT = ("reports", "metrics", "plots")
 
 
-@dataclass
-class Retraining:
-    """A retraining at work.
-
-    Args:
-        site: that it works for.
-        tree: the root of its worktree.
-        options: of every command: environment and lock.
-        merged: names of the batches that are part of the data now.
-        refused: name to reason of those that are not.
-    """
-
-    site: Site
-    tree: Path
-    options: dict[str, Any]
-    merged: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+class Retraining(DataSteps):
+    """A retraining at work: what it does with data comes from `DataSteps`."""
 
     def merge_head(self) -> None:
         """Bring what the user has committed since into the branch.
@@ -87,74 +64,19 @@ class Retraining:
             git(self.tree, "add", "--", *unmerged)
             git(self.tree, "commit", "--quiet", "--no-edit")
 
-    def bring_data(self, on_line: OnLine) -> None:
-        """Have the recorded data here; imported data as it is at its source today.
+    def drop_damaged(self, stage: str) -> bool:
+        """Take out of the cache what is damaged there of a stage's outputs, so that it runs again.
 
-        Raises:
-            FlowError: it is neither in the cache nor at a remote.
+        Returns:
+            Whether there was any.
         """
-        pointers = git(self.tree, "ls-files", "*.dvc").splitlines()
-        imported = [name for name in pointers if _is_import(self.tree / name)]
-        own = [name for name in pointers if name not in imported]
-        if self.site.pointer() == "dvc.lock":
-            own.append(self.site.params.base.data)
-        if imported:
-            self._dvc(["update", *imported], on_line, RETRY_SECONDS)
-        if own:
-            self._from_cache_or_remote(own, on_line)
-
-    def merge_batches(self, batches: dict[str, str], on_line: OnLine) -> None:
-        """Offer each batch to the data; a refused one stays where it is, and the others go on.
-
-        Args:
-            batches: by name.
-            on_line: takes what is printed.
-
-        Raises:
-            FlowError: there are some, and DVC does not track the data.
-        """
-        if not batches:
-            return
-        data = self.site.params.base.data
-        if self.site.pointer() is None:
-            raise FlowError(
-                f"{self.site.params.retrain.incoming} has batches, but DVC does not track "
-                f"base.data = {data}, so there can be no new version of it: `dvc add {data}` and "
-                f"commit {data}.dvc"
-            )
-        layout = Layout(self.tree)
-        facts = layout.facts.relative_to(self.tree).as_posix()
-        if facts in outputs(_yaml(self.tree / "dvc.lock")):
-            # With it only new images are decoded; without, all.
-            run_guarded(
-                dvc("checkout", "--quiet", facts), self.tree, on_line=on_line, **self.options
-            )
-        for name in batches:
-            words = ["tasks.incoming", str(self.site.incoming / name), "--merge"]
-            status, output = self._python(words, on_line)
-            report: dict[str, Any] = {}
-            with suppress(DataError):
-                report = read_json(layout.root / "reports" / "incoming" / f"{name}.json")
-            if status != 0:
-                self.refused[name] = _refusal(report) or output.reason(status)
-                on_line(f"batch {name} refused: {self.refused[name]}")
-            elif report.get("verdict") == "merged":
-                self.merged.append(name)
+        found = find_damaged(self.site.cache, self.locked_outs(stage))
+        set_aside(found, self.tree, self.site.folder / "damaged")
+        return bool(found)
 
     def changed(self) -> bool:
         """Whether anything that git tracks is not as in the commit that the work began with."""
         return bool(git(self.tree, "status", "--porcelain", "--untracked-files=no"))
-
-    def data_version(self) -> str:
-        """What DVC knows the data by, here and now; empty where it does not."""
-        pointer = self.site.pointer()
-        if pointer is None:
-            return ""
-        if pointer != "dvc.lock":
-            return hash_of(_yaml(self.tree / pointer).get("outs"))
-        stages = _yaml(self.tree / pointer)["stages"].values()
-        outs = [out for stage in stages for out in stage.get("outs") or []]
-        return hash_of([out for out in outs if out["path"] == self.site.params.base.data])
 
     def model(self) -> str:
         """MD5 of the model that the stages have given.
@@ -162,7 +84,7 @@ class Retraining:
         Raises:
             RegistryError: `dvc.yaml` or `dvc.lock` names none.
         """
-        dvc_yaml, dvc_lock = _yaml(self.tree / "dvc.yaml"), _yaml(self.tree / "dvc.lock")
+        dvc_yaml, dvc_lock = yaml_file(self.tree / "dvc.yaml"), yaml_file(self.tree / "dvc.lock")
         return model_in(dvc_yaml, dvc_lock, "the retraining")[1]
 
     def gate(self, champion: Version | None, on_line: OnLine) -> tuple[bool, str]:
@@ -177,7 +99,13 @@ class Retraining:
         words = ["tasks.gate", _MODEL]
         if champion is not None:
             target = self.tree / ".dvc" / "tmp" / f"{champion.name}.onnx"
-            Registry(self.tree).fetch(champion.commit, target)
+            registry = Registry(self.tree)
+            path, md5 = registry.model_file(champion.commit)
+            found = find_damaged(self.site.cache, [{"path": path, "md5": md5, "hash": "md5"}])
+            if found and registry.has_remote():
+                # The remote's comes instead; ours, should that be no better, is not lost.
+                set_aside(found, self.tree / ".dvc" / "tmp", self.site.folder / "damaged")
+            registry.fetch(champion.commit, target)
             words.append(str(target))
         said: list[str] = []
 
@@ -185,12 +113,12 @@ class Retraining:
             said.append(line)
             on_line(line)
 
-        status, output = self._python(words, heard)
+        status, output = self.python(words, heard)
         if status not in (PROMOTE, REFUSE):
             raise FlowError(output.reason(status))
-        if "report" in _yaml(self.tree / "dvc.yaml")["stages"]:
+        if "report" in yaml_file(self.tree / "dvc.yaml")["stages"]:
             # The page begins with the gate's verdict, which DVC does not know for an input.
-            self._dvc(["repro", "--force", "--single-item", "report"], on_line)
+            self.dvc(["repro", "--force", "--single-item", "report"], on_line)
         self._record(champion, on_line)
         start = next((i for i, line in enumerate(said) if line.startswith("gate: ")), len(said))
         verdict = "; ".join(line.strip() for line in said[start:])
@@ -203,14 +131,14 @@ class Retraining:
         context = self.tree / ".dvc" / "tmp" / "retraining.json"
         name = champion.name if champion else ""
         write_json(context, {"champion": name, "merged": self.merged, "refused": self.refused})
-        self._python(["tasks.review", str(context)], on_line)
+        self.python(["tasks.review", str(context)], on_line)
 
     def commit(self, summary: str) -> str:
         """Commit what the stages and the gate have given; the branch does not show it yet."""
         wanted = [
             "dvc.lock",
             "reports/verdict.json",
-            *small_outputs(_yaml(self.tree / "dvc.yaml")),
+            *small_outputs(yaml_file(self.tree / "dvc.yaml")),
         ]
         # The worktree is our own: whatever git tracks in it and has changed is part of the result.
         git(self.tree, "add", "--update")
@@ -221,17 +149,13 @@ class Retraining:
         git(self.tree, "commit", "--quiet", "--allow-empty", "-m", "\n".join(lines))
         return git(self.tree, "rev-parse", "HEAD")
 
-    def restore(self, on_line: OnLine) -> None:
-        """Have here all that `dvc.lock` and the `.dvc` files name."""
-        self._from_cache_or_remote([], on_line)
-
     def push(self, on_line: OnLine) -> None:
         """Send what the commit names to DVC's remote.
 
         Raises:
             FlowError: it cannot be sent.
         """
-        self._dvc(["push"], on_line, RETRY_SECONDS)
+        self.dvc(["push"], on_line, RETRY_SECONDS)
 
     def move_branch(self, commit: str, tip: str | None) -> None:
         """Let the branch show a commit.
@@ -277,40 +201,6 @@ class Retraining:
             return ""
         return f"not done after {seconds} s" if late() else said[-1] or f"status {status}"
 
-    def _python(self, words: list[str], on_line: OnLine) -> tuple[int, StageOutput]:
-        output = StageOutput(words[0].removeprefix("tasks."))
-
-        def heard(line: str) -> None:
-            output.add(line)
-            on_line(line)
-
-        command = [sys.executable, "-m", *words]
-        return run_guarded(command, self.tree, on_line=heard, **self.options), output
-
-    def _from_cache_or_remote(self, targets: list[str], on_line: OnLine) -> None:
-        try:
-            self._dvc(["checkout", "--force", *targets], on_line)
-        except FlowError:
-            if not Registry(self.tree).has_remote():
-                raise
-            self._dvc(["pull", "--force", *targets], on_line, RETRY_SECONDS)
-
-    def _dvc(self, words: list[str], on_line: OnLine, waits: tuple[float, ...] = ()) -> None:
-        for wait in (*waits, None):
-            output = StageOutput(words[0])
-
-            def heard(line: str, output: StageOutput = output) -> None:
-                output.add(line)
-                on_line(line)
-
-            status = run_guarded(dvc(*words), self.tree, on_line=heard, **self.options)
-            if status == 0:
-                return
-            if wait is None:
-                raise FlowError(f"dvc {words[0]}: {output.reason(status)}")
-            on_line(f"dvc {words[0]} failed; again in {wait:g} s")
-            time.sleep(wait)
-
 
 @contextmanager
 def at_work(site: Site, commit: str) -> Iterator[Retraining]:
@@ -340,29 +230,3 @@ def _keep(tree: Path, last: Path) -> None:
         if (tree / name).is_dir():
             with suppress(OSError, shutil.Error):  # a full disk must not hide what went wrong
                 shutil.copytree(tree / name, last / name, copy_function=shutil.copyfile)
-
-
-def _refusal(report: dict[str, Any]) -> str:
-    """Why a batch was refused, in a line; its report has it all."""
-    if report.get("reason"):
-        return str(report["reason"])
-    errors = [item for item in report.get("findings", []) if item["severity"] == "error"]
-    if not errors:
-        return ""
-    first = errors[0]
-    more = f", and {len(errors) - 1} more errors" if len(errors) > 1 else ""
-    return f"{first['where']}: {first['message']}{more}".removeprefix(": ")
-
-
-def _is_import(pointer: Path) -> bool:
-    return bool(_yaml(pointer).get("deps"))
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except yaml.YAMLError as error:
-        raise FlowError(f"{path}: not valid YAML: {error}") from None
-    return tree if isinstance(tree, dict) else {}

@@ -141,9 +141,13 @@ class Registry:
                 return version
         self.model_file(commit)
         self._check_outputs()
-        if self.has_remote():
+        if self.has_remote() and _not_on_remote(self.root):
             _dvc(self.root, "push")
-            _dvc_in_sync(self.root)
+            if missing := _not_on_remote(self.root):
+                raise RegistryError(
+                    f"dvc push: {len(missing)} files are not on the remote, or not in the cache "
+                    f"(the first: {missing[0]}); nothing was recorded"
+                )
         self._check_fetchable(commit)
         name = _bumped(known[0].name, bump) if known else FIRST
         self._write(f"{ARTIFACT}@{name}", commit, f"register {name}", reason)
@@ -373,13 +377,9 @@ def _dvc(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def _dvc_in_sync(root: Path) -> None:
-    missing = json.loads(_dvc(root, "status", "--cloud", "--json") or "{}")
-    if missing:
-        raise RegistryError(
-            f"dvc push: {len(missing)} files are not on the remote, or not in the cache (the "
-            f"first: {next(iter(missing))}); nothing was recorded"
-        )
+def _not_on_remote(root: Path) -> list[str]:
+    """Names of what the working tree refers to and the remote, or the cache, does not have."""
+    return list(json.loads(_dvc(root, "status", "--cloud", "--json") or "{}"))
 
 
 def stage_history(events: list[Event], stage: str) -> list[Event]:

@@ -166,14 +166,16 @@ class PlainSteps:
             os.kill(os.getpid(), signal.SIGKILL)
         self.rows.append((name, *work(print)))
 
-    def stage(self, name: str, retraining: Retraining) -> None:
+    def stage(self, name: str, retraining: Retraining) -> str:
         def on_line(line: str) -> None:
             print(line)
             if name == self._die_at and line.startswith("working on"):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         options = {**retraining.options, "on_line": on_line}
-        self.rows.append((name, run_stage(name, retraining.tree, **options).outcome, ""))
+        outcome = run_stage(name, retraining.tree, **options).outcome
+        self.rows.append((name, outcome, ""))
+        return outcome
 
 
 @contextmanager
