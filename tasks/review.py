@@ -48,12 +48,14 @@ def record(params: Params, layout: Layout, context: dict[str, Any]) -> None:
         TimmflowError: what a stage or the gate leaves is missing or damaged, or there is no such
             champion.
     """
-    from components.report.review import review
-    from tasks.model_registry import Registry
     from tasks.report import gather
 
     verdict = read_json(layout.verdict)
     facts = gather(params, layout)
+
+    from components.report.review import review
+    from tasks.model_registry import Registry
+
     registry = Registry(layout.root) if context.get("champion") else None
     before = _before(registry, context, facts.parameters)
     figures = verdict["figures"]

@@ -63,8 +63,9 @@ def read_plan(run: Path) -> RunPlan | None:
         plan = RunPlan(**read_json(run / _PLAN))
     except (DataError, TypeError):
         return None
-    pairs = {name: [(a, b) for a, b in getattr(plan, name)] for name in ("uses", "logs")}
-    return replace(plan, **pairs)
+    # JSON has no tuples.
+    uses, logs = [(a, b) for a, b in plan.uses], [(a, b) for a, b in plan.logs]
+    return replace(plan, uses=uses, logs=logs)
 
 
 def mark_done(run: Path, address: str) -> None:
