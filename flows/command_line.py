@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.errors import TimmflowError
-from flows.flow_errors import FlowError
+from flows.flow_errors import FlowError, StageFailed
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
     from flows.ephemeral_server import EphemeralServer
 
 
@@ -41,6 +43,24 @@ def exit_code(run: Callable[[], int]) -> int:
     except Terminated:
         print("terminated; the next run goes on from here", file=sys.stderr)
         return 128 + signal.SIGTERM
+
+
+def result_of(state: State[Any], quiet: bool = True) -> Any:
+    """What a flow returned.
+
+    Args:
+        state: in which it ended.
+        quiet: whether the lines that a step printed were not shown.
+
+    Raises:
+        TimmflowError: what the flow failed of; in short where that stands above.
+    """
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, StageFailed) and not quiet:
+        raise FlowError(f"{result.stage} failed; what it said stands above")
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flows.flow_errors import StageFailed
 from flows.process_guard import GuardedProcess
@@ -67,19 +67,9 @@ def run_stage(
     Raises:
         StageFailed: the stage or DVC ended with an error, or was ended since `stopped`.
     """
-    started = time.perf_counter()
-    output = StageOutput(stage)
-
-    def heard(line: str) -> None:
-        output.add(line)
-        on_line(line)
-
-    command = ["repro", "--single-item", *(["--force"] if force else []), stage]
-    status = run_guarded(dvc(*command), root, on_line=heard, env=env, lock=lock, stopped=stopped)
-    seconds = time.perf_counter() - started
-    if status != 0:
-        raise StageFailed(stage, output.reason(status), seconds)
-    return StageResult(stage, output.outcome, seconds)
+    options: dict[str, Any] = {"env": env, "lock": lock, "stopped": stopped}
+    words = ["repro", "--single-item", *(["--force"] if force else []), stage]
+    return _about(stage, words, root, on_line, options)
 
 
 def checkout_stage(
@@ -96,6 +86,18 @@ def checkout_stage(
     Raises:
         StageFailed: the cache does not have them.
     """
+    options: dict[str, Any] = {"env": env, "lock": lock, "stopped": stopped}
+    _about(stage, ["checkout", "--force", stage], root, on_line, options)
+
+
+def _about(
+    stage: str,
+    words: Sequence[str],
+    root: Path,
+    on_line: Callable[[str], None],
+    options: dict[str, Any],
+) -> StageResult:
+    """Run a command of DVC about one stage, and read what became of that."""
     started = time.perf_counter()
     output = StageOutput(stage)
 
@@ -103,10 +105,11 @@ def checkout_stage(
         output.add(line)
         on_line(line)
 
-    command = dvc("checkout", "--force", stage)
-    status = run_guarded(command, root, on_line=heard, env=env, lock=lock, stopped=stopped)
+    status = run_guarded(dvc(*words), root, on_line=heard, **options)
+    seconds = time.perf_counter() - started
     if status != 0:
-        raise StageFailed(stage, output.reason(status), time.perf_counter() - started)
+        raise StageFailed(stage, output.reason(status), seconds)
+    return StageResult(stage, output.outcome, seconds)
 
 
 def dvc(*words: str) -> list[str]:

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from components.errors import DataError
+from components.errors import DataError, TimmflowError
 from components.files import read_json
 from flows.dvc_stage import run_stage
 from flows.flow_errors import FlowError, StageFailed
-from flows.progress import StageRow, Watcher, watcher
+from flows.progress import OnLine, StageRow, Watcher, Work, failed_row, watcher
 from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES, Layout
 from tasks.stage import headline
@@ -42,10 +43,8 @@ StageName = Literal["validate", "preprocess", "train", "evaluate", "export", "re
 
 
 @task(cache_policy=NO_CACHE, retries=0, persist_result=False)
-def stage_task(
-    stage: str, root: Path, force: bool, env: dict[str, str], lock: int
-) -> StageRow | State[Any]:
-    """Run one stage. DVC caches, so Prefect must not; and a stage that failed would fail again."""
+def step_task(name: str, work: Work) -> StageRow | State[Any]:
+    """Do one step. DVC caches, so Prefect must not; and a step that failed would fail again."""
     logger = get_run_logger()
     watching = watcher.get(Watcher())
 
@@ -56,15 +55,60 @@ def stage_task(
 
     started = time.perf_counter()
     try:
-        result = run_stage(stage, root, on_line=on_line, force=force, env=env, lock=lock)
-    except StageFailed as error:
+        outcome, words = work(on_line)
+    except TimmflowError as error:
+        failed = error
+        if not isinstance(failed, StageFailed):
+            failed = StageFailed(name, str(error), time.perf_counter() - started)
+            # What a command printed stands above; of what we found ourselves nothing does yet.
+            watching.line(f"error: {failed}")
+        watching.row(failed_row(failed))
         # A state and not an exception: a traceback through Prefect would bury the message.
-        watching.row(_failed_row(error))
-        return Failed(message=str(error), data=error)
-    row = StageRow(stage, result.outcome, time.perf_counter() - started, _headline(stage, root))
+        return Failed(message=str(failed), data=failed)
+    row = StageRow(name, outcome, time.perf_counter() - started, words)
     logger.info("%s", row)
     watching.row(row)
     return row
+
+
+def done(name: str, work: Work) -> StageRow:
+    """Do a step as a Prefect task of its name.
+
+    Raises:
+        StageFailed: it failed.
+    """
+    run = step_task.with_options(name=name, task_run_name=name)
+    state: State[Any] = run(name, work, return_state=True)
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, StageFailed):
+        raise result
+    row: StageRow = state.result()
+    return row
+
+
+def stage_done(
+    stage: str, root: Path, *, lock: int, force: bool = False, env: Mapping[str, str] | None = None
+) -> StageRow:
+    """Run a stage as a Prefect task; W&B shows the stages of one flow run as one group.
+
+    Args:
+        stage: of `dvc.yaml`.
+        root: of the repository.
+        lock: descriptor of the workspace lock.
+        force: run it even if nothing has changed.
+        env: variables on top of this process's environment.
+
+    Raises:
+        StageFailed: it failed.
+    """
+    group = os.environ.get("WANDB_RUN_GROUP") or flow_run.name or "timmflow"
+    variables = {"WANDB_RUN_GROUP": group, **(env or {})}
+
+    def work(on_line: OnLine) -> tuple[str, str]:
+        result = run_stage(stage, root, on_line=on_line, force=force, env=variables, lock=lock)
+        return result.outcome, _headline(stage, root)
+
+    return done(stage, work)
 
 
 def _headline(stage: str, root: Path) -> str:
@@ -97,22 +141,15 @@ def pipeline(
     """
     place = Path(root).resolve()
     wanted = [stage for stage in STAGES if stages is None or stage in stages]
-    # W&B shows the stages of one run as one group.
-    name = flow_run.name or "pipeline"
-    env = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or name}
     rows: list[StageRow] = []
     failure: StageFailed | None = None
     try:
         with workspace_lock(place) as lock:
             for stage in wanted:
-                run = stage_task.with_options(name=stage, task_run_name=stage)
-                state: State[Any] = run(stage, place, force, env, lock, return_state=True)
-                result = state.result(raise_on_failure=False)
-                if isinstance(result, StageFailed):
-                    failure = result
-                    rows.append(_failed_row(failure))
-                    break
-                rows.append(state.result())
+                rows.append(stage_done(stage, place, lock=lock, force=force))
+    except StageFailed as error:
+        failure = error
+        rows.append(failed_row(failure))
     except FlowError as error:
         return Failed(message=str(error), data=error)
     finished = len(rows)
@@ -121,10 +158,6 @@ def pipeline(
     if failure is not None:
         return Failed(message=str(failure), data=failure)
     return [asdict(row) for row in rows]
-
-
-def _failed_row(error: StageFailed) -> StageRow:
-    return StageRow(error.stage, "failed", error.seconds, error.reason)
 
 
 def publish(rows: list[StageRow], root: Path) -> None:

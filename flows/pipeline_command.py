@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.command_line import Server, exit_code
-from flows.flow_errors import StageFailed
+from flows.command_line import Server, exit_code, result_of
 from flows.progress import Terminal, watcher
 from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES, Layout
@@ -63,12 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     server.wait()
     watcher.set(Terminal(args.quiet))
     state = pipeline(str(root), args.force, args.stages, return_state=True)
-    result = state.result(raise_on_failure=False)
-    if isinstance(result, StageFailed) and not args.quiet:
-        print(f"error: {result.stage} failed; what it said stands above", file=sys.stderr)
-        return 1
-    if isinstance(result, BaseException):
-        raise result
+    result_of(state, args.quiet)
     layout = Layout(args.root)
     for what, path in (
         ("metrics", layout.metrics("evaluate")),

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+
+from flows.flow_errors import StageFailed
+
+OnLine = Callable[[str], None]
+# Does a step, handing on the lines that it prints; gives its outcome and headline.
+Work = Callable[[OnLine], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,11 @@ class StageRow:
         return (
             f"{self.stage:<11} {self.outcome:<9} {self.seconds:>7.1f} s  {self.headline}".rstrip()
         )
+
+
+def failed_row(error: StageFailed) -> StageRow:
+    """The row of a step that failed."""
+    return StageRow(error.stage, "failed", error.seconds, error.reason)
 
 
 class Watcher:

@@ -17,52 +17,22 @@ if __name__ == "__main__":
 
     raise SystemExit(main())
 
-import os
-import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from components.errors import TimmflowError
 from flows.flow_errors import StageFailed
-from flows.pipeline import stage_task
-from flows.progress import StageRow, Watcher, watcher
-from flows.retrain_run import Promote, Work, locked, retrain_here
+from flows.pipeline import done, stage_done
+from flows.progress import StageRow, Work, failed_row
+from flows.retrain_run import Promote, locked, retrain_here
 from flows.retrain_steps import Retraining
-
-
-@task(cache_policy=NO_CACHE, retries=0, persist_result=False)
-def step_task(name: str, work: Work) -> StageRow | State[Any]:
-    """Do one step; `work` gives its outcome and headline."""
-    logger = get_run_logger()
-    watching = watcher.get(Watcher())
-
-    def on_line(line: str) -> None:
-        if line.strip():
-            logger.info("%s", line)
-        watching.line(line)
-
-    started = time.perf_counter()
-    try:
-        outcome, headline = work(on_line)
-    except TimmflowError as error:
-        failed = StageFailed(name, str(error), time.perf_counter() - started)
-        # What a command printed stands above; of what we found ourselves nothing does yet.
-        watching.line(f"error: {failed}")
-        watching.row(StageRow(name, "failed", failed.seconds, failed.reason))
-        # A state and not an exception: a traceback through Prefect would bury the message.
-        return Failed(message=str(failed), data=failed)
-    row = StageRow(name, outcome, time.perf_counter() - started, headline)
-    logger.info("%s", row)
-    watching.row(row)
-    return row
 
 
 class TaskSteps:
@@ -73,23 +43,18 @@ class TaskSteps:
 
     def do(self, name: str, work: Work) -> None:
         """A step of retraining."""
-        run = step_task.with_options(name=name, task_run_name=name)
-        self._take(run(name, work, return_state=True))
+        self._take(lambda: done(name, work))
 
     def stage(self, name: str, retraining: Retraining) -> None:
         """A stage of the pipeline, in the worktree."""
-        run = stage_task.with_options(name=name, task_run_name=name)
-        lock, group = retraining.options["lock"], flow_run.name or "retrain"
-        env = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or group}
-        env |= retraining.options["env"]
-        self._take(run(name, retraining.tree, False, env, lock, return_state=True))
+        self._take(lambda: stage_done(name, retraining.tree, **retraining.options))
 
-    def _take(self, state: State[Any]) -> None:
-        result = state.result(raise_on_failure=False)
-        if isinstance(result, StageFailed):
-            self.rows.append(StageRow(result.stage, "failed", result.seconds, result.reason))
-            raise result
-        self.rows.append(state.result())
+    def _take(self, step: Callable[[], StageRow]) -> None:
+        try:
+            self.rows.append(step())
+        except StageFailed as error:
+            self.rows.append(failed_row(error))
+            raise
 
 
 @flow(name="retrain", persist_result=False)

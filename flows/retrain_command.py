@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.command_line import Server, exit_code
-from flows.flow_errors import StageFailed
+from flows.command_line import Server, exit_code, result_of
 from flows.progress import Terminal, watcher
 from flows.retrain_run import last_if_nothing_new, locked
 from tasks.gate import REFUSE
@@ -68,13 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     state = retrain(
         str(root), args.force, args.promote, publish=not args.no_publish, return_state=True
     )
-    result: Any = state.result(raise_on_failure=False)
-    if isinstance(result, StageFailed) and not args.quiet:
-        print(f"error: {result.stage} failed; what it said stands above", file=sys.stderr)
-        return 1
-    if isinstance(result, BaseException):
-        raise result
-    return _told(result)
+    return _told(result_of(state, args.quiet))
 
 
 def _told(result: dict[str, Any]) -> int:

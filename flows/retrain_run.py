@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from flows.flow_errors import FlowError, StageFailed
+from flows.progress import OnLine, Work
 from flows.retrain_site import Site, clear, drop_record, open_site, read_record, write_record
-from flows.retrain_steps import OnLine, Retraining, at_work
+from flows.retrain_steps import Retraining, at_work
 from flows.workspace_lock import lock_file
 from tasks.layout import STAGES
 from tasks.model_registry import Registry, Version
 
 Promote = Literal["automatic", "review"]
-Work = Callable[[OnLine], tuple[str, str]]
 
 
 class Steps(Protocol):

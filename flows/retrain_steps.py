@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from components.errors import DataError
 from components.files import read_json
 from flows.dvc_stage import StageOutput, dvc, run_guarded
 from flows.flow_errors import FlowError
+from flows.progress import OnLine
 from flows.retrain_site import (
     Site,
     at,
@@ -36,7 +37,6 @@ from tasks.gate import PROMOTE, REFUSE
 from tasks.layout import Layout
 from tasks.model_registry import Registry, Version, model_in
 
-OnLine = Callable[[str], None]
 # Waits before a step that needs the network is tried again.
 RETRY_SECONDS = (5.0, 20.0)
 _MODEL = "models/model.onnx"

@@ -7,9 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from flows.command_line import Server, exit_code
+from flows.command_line import Server, exit_code, result_of
 from flows.flow_errors import FlowError
 from flows.sweep_plan import plan
 from flows.sweep_space import from_options
@@ -112,10 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     state = sweep.with_options(task_runner=runner)(
         str(root), parameters, space.trials, space.seed, threads, return_state=True
     )
-    result: Any = state.result(raise_on_failure=False)
-    if isinstance(result, BaseException):
-        raise result
-    return _report(result, root, args.apply)
+    return _report(result_of(state), root, args.apply)
 
 
 def _in_words(values: dict[str, object]) -> str:

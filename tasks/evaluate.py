@@ -58,13 +58,12 @@ def _outputs(
     params: Params, layout: Layout, store: PreparedStore, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
     """Rows of a batch, and what the model gives for them."""
-    import numpy as np
-
+    from components.data.store import in_batches
     from components.models.saved_model import load_for_inference, store_outputs
 
     settings = params.evaluate
     model, _ = load_for_inference(layout.weights, **settings.thresholds())
-    batches = np.array_split(rows, -(-len(rows) // settings.batch_size))
+    batches = in_batches(rows, settings.batch_size)
     return store_outputs(model, store, progress_bar(batches, len(batches), "batches"))
 
 

@@ -116,6 +116,22 @@ class Params(Settings):
         return self
 
     @model_validator(mode="after")
+    def _focal_loss_is_alone(self) -> Params:
+        classifier = self.train.classifier
+        if classifier.loss_fn == "focal" and classifier.label_smoothing:
+            raise ValueError(
+                "train.classifier.label_smoothing: with loss_fn: focal there is no softmax whose "
+                f"target could be spread: must be 0, not {classifier.label_smoothing:g}"
+            )
+        if classifier.loss_fn == "focal" and classifier.class_weights != "none":
+            raise ValueError(
+                "train.classifier.class_weights: must be none with loss_fn: focal, which has a "
+                f"weighting of its own, not {classifier.class_weights}; balanced_sampling goes "
+                "with it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _needs_one_label(self) -> Params:
         classifier = self.train.classifier
         if self.base.multi_label and classifier.balanced_sampling:

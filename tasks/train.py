@@ -243,6 +243,8 @@ def task_options(store: PreparedStore, settings: TrainSettings) -> dict[str, Any
         "mixup_alpha": classifier.mixup_alpha,
         "cutmix_alpha": classifier.cutmix_alpha,
     }
+    if classifier.loss_fn != "cross_entropy":
+        options["loss_fn"] = classifier.loss_fn
     counts = None
     if classifier.class_weights == "balanced":
         counts = [info.statistics["objects_per_class"]["train"][name] for name in info.classes]
@@ -279,12 +281,13 @@ def fitted_on_val(
     """
     import numpy as np
 
+    from components.data.store import in_batches
     from components.models.label_thresholds import best_f1_thresholds
     from components.models.saved_model import store_outputs
     from components.models.temperature import fit_temperature, rescaled
 
     rows = store.rows("val")
-    batches = np.array_split(rows, -(-len(rows) // batch_size))
+    batches = in_batches(rows, batch_size)
     outputs = store_outputs(model.eval(), store, batches)
     probabilities = np.concatenate([out for _, (out,) in outputs])
     if not store.info.multi_label:

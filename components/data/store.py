@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from components.data.geometry import Resize
@@ -55,6 +56,11 @@ class StoreInfo:
     statistics: dict[str, Any]
     storage: Storage = "raw"
     multi_label: bool = False
+
+
+def in_batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Positions [N] as the fewest batches of at most `size`, of equal sizes as far as that goes."""
+    return np.array_split(rows, -(-len(rows) // size))
 
 
 class PreparedStore:

@@ -36,12 +36,30 @@ def drawn_weights(
     Yields:
         [r, N].
     """
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_NUMBERS // max(num_images, width, 1))
     shares = np.full(num_images, 1 / num_images)
+    return drawn_counts(num_images, shares, num_resamples, seed, width)
+
+
+def drawn_counts(
+    num_drawn: int, shares: Floats, num_resamples: int, seed: int, width: int = 0
+) -> Iterator[NDArray[np.float64]]:
+    """How often each cell was drawn, R in all, some resamples at a time.
+
+    Args:
+        num_drawn: draws of a resample.
+        shares: [K] probability of each cell; they add up to 1.
+        num_resamples: R.
+        seed: the same seed gives the same counts.
+        width: the widest array the reader makes of a resample, if wider than K.
+
+    Yields:
+        [r, K].
+    """
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_NUMBERS // max(len(shares), width, 1))
     for start in range(0, num_resamples, chunk):
         size = min(chunk, num_resamples - start)
-        yield rng.multinomial(num_images, shares, size=size).astype(np.float64)
+        yield rng.multinomial(num_drawn, shares, size=size).astype(np.float64)
 
 
 def percentile_interval(values: Floats, confidence: float = 0.95) -> Interval | None:

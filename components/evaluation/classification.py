@@ -21,6 +21,7 @@ from components.errors import DataError
 from components.evaluation.bootstrap import (
     Floats,
     Interval,
+    drawn_counts,
     mean_intervals,
     percentile_interval,
 )
@@ -38,9 +39,6 @@ MAIN_METRIC = "accuracy"
 
 # Whether the true class is among the k most probable ones, where there are more classes than k.
 TOP_K = (3, 5)
-
-# Numbers held at once while resampling: keeps the bootstrap below about 100 MB.
-_CHUNK_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -292,12 +290,8 @@ def bootstrap_intervals(confusion: Integers, num_resamples: int, seed: int) -> d
     right = (actual == predicted).astype(np.float64)
     to_right = sparse.csr_array((right, (cells, actual)), shape=shape)
 
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_NUMBERS // max(len(actual), num_classes))
     values: dict[str, list[Floats]] = {"accuracy": [], "balanced_accuracy": [], "macro_f1": []}
-    for start in range(0, num_resamples, chunk):
-        counts = rng.multinomial(total, shares, size=min(chunk, num_resamples - start))
-        drawn = counts.astype(np.float64)  # [R, K]
+    for drawn in drawn_counts(total, shares, num_resamples, seed, num_classes):  # [r, K]
         num_actual = drawn @ to_actual  # [R, C]
         num_right = drawn @ to_right
         num_either = num_actual + drawn @ to_predicted

@@ -17,7 +17,7 @@ import numpy as np
 
 from components.contract.pixels import load_rgb
 from components.data.geometry import fit, resized_shape, to_input, uncropped
-from components.data.store import PreparedStore
+from components.data.store import PreparedStore, in_batches
 from components.errors import ModelError
 from components.evaluation.classification import evaluate_classification
 from components.evaluation.detection import evaluate_detection
@@ -207,7 +207,7 @@ def _inputs(predictor: OnnxPredictor, images: TestImages, rows: np.ndarray) -> n
 def _outputs(
     predictor: OnnxPredictor, images: TestImages, rows: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Outputs]]:
-    for batch in np.array_split(rows, -(-len(rows) // batch_size)):
+    for batch in in_batches(rows, batch_size):
         yield batch, predictor.run(_inputs(predictor, images, batch))
 
 

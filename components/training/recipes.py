@@ -23,6 +23,7 @@ from typing import Any
 
 LENGTHS = ("warmup_epochs", "freeze_epochs", "plain_epochs")
 _ONE_LABEL = ("label_smoothing", "balanced_sampling")  # of `classifier`
+_SOFTMAX = ("label_smoothing",)
 _LINEAR = ("sgd", "sgdp", "lars")  # the others are adaptive
 
 
@@ -220,10 +221,7 @@ def recipe_values(
     recipe = RECIPES[name]
     values = _over(recipe.values, recipe.variants.get(task, {}))
     values = _over(values, recipe.variants.get(backbone or values.get("backbone", ""), {}))
-    if multi_label and "classifier" in values:
-        classifier = {k: v for k, v in values["classifier"].items() if k not in _ONE_LABEL}
-        values = {**values, "classifier": classifier}
-    return values
+    return _without(values, _ONE_LABEL) if multi_label else values
 
 
 def with_recipe(given: Mapping[str, Any], task: str, multi_label: bool = False) -> dict[str, Any]:
@@ -244,6 +242,9 @@ def with_recipe(given: Mapping[str, Any], task: str, multi_label: bool = False) 
         allowed = ", ".join(key for key, recipe in RECIPES.items() if task in recipe.tasks)
         raise ValueError(f"train.recipe = {name}: not for {task}; allowed: {allowed}")
     below = recipe_values(name, task, stated.get("backbone"), multi_label)
+    classifier = stated.get("classifier")
+    if isinstance(classifier, Mapping) and classifier.get("loss_fn") == "focal":
+        below = _without(below, _SOFTMAX)
     epochs = stated.get("epochs")
     if "epochs" in below and isinstance(epochs, int) and not isinstance(epochs, bool):
         below = _in_proportion(below, epochs / below["epochs"])
@@ -263,6 +264,14 @@ def step_lr(lr: float, lr_batch: int, optimizer: str, num_images: int) -> float:
         return lr
     power = 1.0 if optimizer in _LINEAR else 0.5
     return lr * (num_images / lr_batch) ** power
+
+
+def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values but for some of `classifier`."""
+    if "classifier" not in values:
+        return values
+    kept = {key: value for key, value in values["classifier"].items() if key not in keys}
+    return {**values, "classifier": kept}
 
 
 def _stated(tree: Mapping[str, Any]) -> dict[str, Any]:

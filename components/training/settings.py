@@ -26,6 +26,11 @@ SCHEDULER_OPTIONS = {
 class ClassifierSettings(Settings):
     """What only a classifier has."""
 
+    loss_fn: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy",
+        description="cross_entropy (of each label by itself, where there may be several), or "
+        "focal: the better an image is known the less it counts, which helps rare classes",
+    )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly")
     mixup_alpha: float = Field(

@@ -162,6 +162,10 @@ def test_balanced_weights_make_presence_count_as_much_as_absence(tmp_path):
     [
         ({"balanced_sampling": True}, "train.classifier.balanced_sampling: .* class_weights"),
         ({"label_smoothing": 0.1}, "train.classifier.label_smoothing: .* must be 0, not 0.1"),
+        (
+            {"loss_fn": "focal", "class_weights": "balanced"},
+            "train.classifier.class_weights: must be none with loss_fn: focal",
+        ),
     ],
 )
 def test_what_needs_one_label_is_refused(tmp_path, classifier, message):

@@ -70,9 +70,14 @@ def test_the_largest_batch_is_that_of_all_processes(
                 "balanced_sampling": True,
             },
         },
-        {"backbone": "vit_tiny_patch16_224", "optimizer": "lamb", "scheduler": "plateau"},
+        {
+            "backbone": "vit_tiny_patch16_224",
+            "optimizer": "lamb",
+            "scheduler": "plateau",
+            "classifier": {"loss_fn": "focal"},
+        },
     ],
-    ids=["every classifier setting", "a transformer"],
+    ids=["every classifier setting", "a transformer, focal loss"],
 )
 def test_classifiers(tmp_path, untracked, settings):
     figures = run(tmp_path, "classification", stages=[train, evaluate], **settings)

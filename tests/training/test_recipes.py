@@ -162,3 +162,9 @@ def test_what_is_given_is_left_alone(tmp_path):
     object.__setattr__(store.info, "classes", ("left", "right"))
     augment, reasons = fitted(AugmentParams(flip=0.25, scale=(0.3, 0.9)), store)
     assert (augment.flip, augment.scale, reasons) == (0.25, (0.3, 0.9), [])
+
+
+def test_the_focal_loss_takes_no_smoothing_from_a_recipe():
+    assert resolved(classifier={"loss_fn": "focal"}).classifier.label_smoothing == 0
+    with pytest.raises(ValueError, match=r"label_smoothing: with loss_fn: focal .* 0, not 0.1"):
+        resolved(classifier={"loss_fn": "focal", "label_smoothing": 0.1})
