@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,15 @@ def read_content(root: Path, name: str) -> dict[str, list[Any]]:
 
 def _parse(file: Path) -> Any:
     try:
-        return orjson.loads(file.read_bytes())
+        return orjson.loads(_without_mark(file.read_bytes()))
     except orjson.JSONDecodeError:
         # NaN, infinity or very long numbers, which Python's parser takes; or what it tells better.
         try:
             return read_json(file)
         except DataError as fault:
             raise DataError(str(fault).removeprefix(f"{file}: ")) from None
+
+
+def _without_mark(data: bytes) -> memoryview:
+    """UTF-8 without the mark that some editors put before it; not a copy, for there may be much."""
+    return memoryview(data)[len(BOM_UTF8) if data.startswith(BOM_UTF8) else 0 :]

@@ -77,6 +77,11 @@ def test_layouts(tmp_path, json_name, image_name, split):
     assert [(image.path, image.split) for image in reading.images] == [(image_name, split)]
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    assert read(tmp_path, "\ufeff" + json.dumps(content())).findings == []
+    assert checks(read(tmp_path, "\ufeff\ufeff{}")) == ["annotations-unreadable"]
+
+
 def test_captions_beside_instances_are_not_read(tmp_path):
     write(tmp_path, "annotations/instances_train.json", content())
     write(tmp_path, "annotations/captions_train.json", {})
