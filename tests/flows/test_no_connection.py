@@ -22,7 +22,8 @@ _LOOPBACK = re.compile(r'inet_addr\("127\.|"::1"|"::ffff:127\.')
 def addresses(command: list[str], cwd: Path, env: dict[str, str]) -> list[str]:
     """Calls that name an internet address which is not loopback's; the command must end well."""
     log = cwd / "calls.txt"
-    trace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(log)]
+    calls_of = "trace=connect,sendto,sendmsg,sendmmsg"
+    trace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", calls_of, "-o", str(log)]
     done = subprocess.run([*trace, *command], cwd=cwd, env=env, capture_output=True, text=True)
     if "PTRACE" in done.stderr or "ptrace" in done.stderr:
         pytest.skip(f"strace may not trace here: {done.stderr.strip()}")
