@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ def write_section(lines: list[Line], path: Path | None) -> None:
         wrong=f"{wrong} of them were not so." if wrong else "All were so.",
         missing=f"100 are wanted: {max(0, 100 - len(reached))} are still to be tried.",
         tables="\n\n".join(tables),
+    )
+    text = "\n\n".join(
+        textwrap.fill(part, 100) if part[:1].isdigit() else part for part in text.split("\n\n")
     )
     if path is None:
         sys.stdout.write(text)
