@@ -68,16 +68,17 @@ class PrefectServer:
         self.kill()
 
     def flow_runs(self, limit: int = 10) -> list[dict[str, Any]]:
-        """The last runs, the newest first; `seconds` is when each began, since 1970, or 0."""
-        body = json.dumps({"sort": "START_TIME_DESC", "limit": limit}).encode()
+        """The last runs that have begun, the newest first; `seconds` is when, since 1970."""
+        begun = {"start_time": {"is_null_": False}}
+        wanted = {"sort": "START_TIME_DESC", "limit": limit, "flow_runs": begun}
+        body = json.dumps(wanted).encode()
         request = urllib.request.Request(
             f"{self.url}/flow_runs/filter", body, {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             runs: list[dict[str, Any]] = json.load(answer)
         for run in runs:
-            begun = run["start_time"]
-            run["seconds"] = datetime.fromisoformat(begun).timestamp() if begun else 0.0
+            run["seconds"] = datetime.fromisoformat(run["start_time"]).timestamp()
         return runs
 
     def kill(self) -> None:

@@ -53,6 +53,10 @@ def set_up() -> None:
 
 
 def _process_name(words: list[str]) -> str | None:
+    if "--multiprocessing-fork" in words:
+        # A worker runs a flow in a process that it spawns.
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")
+        return "flow" if b"flows.serve" in parent else None
     for number, word in enumerate(words[1:], 1):
         if word == "-m":
             module, *rest = words[number + 1 :]

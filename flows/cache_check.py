@@ -68,8 +68,8 @@ def set_aside(found: Sequence[Damaged], tree: Path, folder: Path) -> None:
         tree: of our own; DVC then brings the outputs there anew.
         folder: where the files are kept: there may be no other copy.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for item in found:
+        folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # another run has done it
             shutil.move(item.file, folder / f"{item.file.parent.name}{item.file.name}")
     for out in {item.out for item in found}:

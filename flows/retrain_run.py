@@ -44,10 +44,13 @@ def locked(root: Path) -> Any:
 def last_if_nothing_new(root: Path, promote: Promote | None) -> dict[str, Any] | None:
     """How the last retraining ended, if nothing is new since; a look that takes a second.
 
+    Call with the lock held: what a killed one has left is removed, in any case.
+
     Raises:
         TimmflowError: the repository cannot be retrained.
     """
     site = open_site(root)
+    clear(site)
     if read_record(root, "decided") or site.has_imports():
         return None
     return _last(site, site.inputs(), Registry(root).in_stage(), promote)

@@ -21,6 +21,7 @@ from retrain_repository import (
 
 from flows.flow_errors import FlowError
 from flows.retrain_run import last_if_nothing_new, locked
+from flows.retrain_site import open_site
 from tasks.model_registry import Registry
 
 
@@ -106,6 +107,15 @@ def test_killed_again_and_again_it_gets_there(toy: RetrainToy) -> None:
     assert production(toy) == "v1.1.0"
     assert [v.name for v in Registry(toy.root).versions()] == ["v1.1.0", "v1.0.0"]
     assert retrained(toy)[0]["outcome"] == "nothing new"
+
+
+def test_a_look_removes_what_a_killed_one_has_left(toy: RetrainToy) -> None:
+    # As if killed while publishing: all is done, and nothing is new.
+    site = open_site(toy.root)
+    toy.git("worktree", "add", "-q", "--detach", str(site.tree / site.tree.name))
+    with locked(toy.root), short():
+        assert last_if_nothing_new(toy.root, None) is not None
+    assert toy.traces() == []
 
 
 @pytest.mark.slow

@@ -163,7 +163,11 @@ def test_a_flipped_bit_in_what_a_stage_gave_before(toy: RetrainToy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "reason"), [(500, "^git worktree in "), (40_000, "^dvc pull: .*disk I/O error")]
+    ("size", "reason"),
+    [
+        pytest.param(500, "^git worktree in ", id="no worktree"),
+        pytest.param(40_000, "^dvc pull: .*disk I/O error", id="no database of DVC's"),
+    ],
 )
 def test_a_full_disk(toy: RetrainToy, size: int, reason: str) -> None:
     # No file grows past so many bytes: the nearest to a full disk that needs no disk.
