@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Item:
     """
 
     what: str
-    remove: Callable[[], None]
+    remove: Callable[[], object]
 
 
 def items(root: Path, days: float) -> Iterator[Item]:
@@ -66,14 +67,14 @@ def items(root: Path, days: float) -> Iterator[Item]:
     trees = [(tree, retrain / "resume") for tree in (retrain / "tree").glob("*")]
     trees += [(tree, sweep / "resume" / tree.name) for tree in (sweep / "trees").glob("*")]
     for tree, kept in trees:
-        yield Item(f"worktree    {_named(root, tree)}", _without(root, tree, kept))
+        yield Item(f"worktree    {_named(root, tree)}", partial(remove_left_over, root, tree, kept))
     resume = [*(root / ".resume").glob("*"), *(retrain / "resume").glob("*")]
     for folder in [*resume, *(sweep / "resume").glob("*")]:
         if folder.is_dir() and _newest(folder) < before:
-            yield Item(f"checkpoints {_named(root, folder)}", lambda f=folder: shutil.rmtree(f))
+            yield Item(f"checkpoints {_named(root, folder)}", partial(shutil.rmtree, folder))
     for run in (root / "wandb").glob("offline-run-*"):
         if any(run.glob("*.synced")) and _newest(run) < before:
-            yield Item(f"W&B, sent   {_named(root, run)}", lambda r=run: shutil.rmtree(r))
+            yield Item(f"W&B, sent   {_named(root, run)}", partial(shutil.rmtree, run))
     yield from _cache(root)
 
 
@@ -100,7 +101,7 @@ def _cache(root: Path) -> Iterator[Item]:
     idle = run("--dry")
     if idle:
         size = f"{sum(map(_size, idle)) / 1e6:.1f} MB"
-        yield Item(f"DVC's cache {len(idle)} objects, {size}", lambda: run() and None)
+        yield Item(f"DVC's cache {len(idle)} objects, {size}", run)
 
 
 def history(root: Path, days: float, name: str) -> Iterator[Item]:
@@ -165,10 +166,6 @@ def _forget(client: Any, run: Any) -> None:
     except ObjectNotFound:
         # Somebody else has been faster.
         return
-
-
-def _without(root: Path, tree: Path, kept: Path) -> Callable[[], None]:
-    return lambda: remove_left_over(root, tree, kept)
 
 
 def _newest(folder: Path) -> float:

@@ -4,7 +4,7 @@
 
 A worker or `flows.serve` records the end of a run that is killed. Where these are killed too, or
 the machine goes down, the run stays `Running`. An automation on the server, made here, records it
-as `Crashed` when it has been silent for three heartbeats.
+as `Crashed` when it has been silent for ten heartbeats.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from flows.incoming_watch import DEPLOYMENT, resource
 
 # Prefect's shortest; its default is 180.
 HEARTBEAT_SECONDS = 30
-SILENT_SECONDS = 3 * HEARTBEAT_SECONDS
+# A machine or a server that is hard at work loses some.
+SILENT_SECONDS = 10 * HEARTBEAT_SECONDS
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 

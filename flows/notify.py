@@ -86,8 +86,9 @@ def _webhook(address: str) -> str:
 def _from_block() -> str:
     from prefect.blocks.system import Secret
 
+    load: Any = Secret.load  # its type knows nothing of `_sync`
     try:
-        block: Any = Secret.load(BLOCK, _sync=True)
+        block = load(BLOCK, _sync=True)
     except ValueError:
         return ""
     return str(block.get())

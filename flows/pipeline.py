@@ -82,8 +82,8 @@ def done(name: str, work: Work, minutes: float | None = None) -> StageRow:
     Raises:
         StageFailed: it failed.
     """
-    limit = {} if minutes is None else {"timeout_seconds": 60 * minutes}
-    run = step_task.with_options(name=name, task_run_name=name, **limit)
+    seconds = None if minutes is None else 60 * minutes
+    run = step_task.with_options(name=name, task_run_name=name, timeout_seconds=seconds)
     state: State[Any] = run(name, work, return_state=True)
     result = state.result(raise_on_failure=False)
     if state.name == "TimedOut" and minutes is not None:

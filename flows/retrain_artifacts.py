@@ -142,11 +142,11 @@ def changes(
     for stage, figures in now.items():
         old = before.get(stage, {})
         for name in [*figures, *(key for key in old if key not in figures)]:
-            pair = (old.get(name), figures.get(name))
+            was, value = old.get(name), figures.get(name)
             change = ""
-            if all(isinstance(value, int | float) for value in pair):
-                change = _shown(pair[1] - pair[0]) if pair[0] != pair[1] else "0"
-            shown = {"before": _shown(pair[0]), "now": _shown(pair[1]), "change": change}
+            if isinstance(was, int | float) and isinstance(value, int | float):
+                change = "0" if was == value else _shown(value - was)
+            shown = {"before": _shown(was), "now": _shown(value), "change": change}
             rows.append({"stage": stage, "figure": name, **shown})
     return rows
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the deployment until it is stopped.
 
     Returns:
-        The exit status: 1 when it could not be served; 130 after INT, 143 after TERM.
+        The exit status: 0 once it was served and stopped; 1 when it could not be served.
     """
     parser = argparse.ArgumentParser(
         prog="python -m flows.serve",
