@@ -62,7 +62,8 @@ def previous_version(
     for line in (log or "").splitlines():
         commit, made_at, subject = line.split("\t", 2)
         before = _json_at(root, commit, path)
-        if not before or before == dict(figures):
+        # What another version of timmflow measures besides is no other result.
+        if all(before[name] == figures[name] for name in before if name in figures):
             continue
         found = {stage: _json_at(root, commit, _inside(layout.metrics(stage), root))
                  for stage in STAGES}  # fmt: skip
