@@ -50,12 +50,14 @@ def previous_version(
         parameters: of this run, by dotted key.
 
     Returns:
-        None where there is no such commit, or no git.
+        None where there is no such commit, no git, or the last commit holds no figures.
     """
     from components.report.facts import Previous
 
     root = layout.root
     path = _inside(layout.metrics("evaluate"), root)
+    if not _json_at(root, "HEAD", path):
+        return None  # figures are not kept in git, or no more
     log = _git(
         root, "log", f"-{_MOST_COMMITS}", "--format=%H%x09%cd%x09%s", "--date=short", "--", path
     )
