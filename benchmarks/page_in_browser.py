@@ -140,9 +140,11 @@ class Tab:
         while not self._loaded:
             self._next()
 
-    def picture(self, clip: dict[str, float] | None = None) -> bytes:
-        """A PNG of the window, or of a part of the page."""
-        more = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": True} if clip else {}
+    def picture(self, clip: dict[str, float] | None = None, kind: str = "png") -> bytes:
+        """A picture of the window, or of a part of the page; `kind` is `png` or `webp`."""
+        more: dict[str, Any] = {"format": kind, **({"quality": 82} if kind == "webp" else {})}
+        if clip:
+            more |= {"clip": {**clip, "scale": 1}, "captureBeyondViewport": True}
         return base64.b64decode(self.call("Page.captureScreenshot", **more)["data"])
 
     def whole(self) -> dict[str, float]:
@@ -301,8 +303,8 @@ def readme_pictures(tab: Tab, page: Path, folder: Path) -> list[Path]:
         tab.open(page, 1200, dark)
         top = tab.value(f"document.querySelector('{place}').getBoundingClientRect().top")
         clip = {"x": 32, "y": top + 16, "width": 1136, "height": 760}
-        path = folder / f"{name}.png"
-        write_bytes(path, tab.picture(clip))
+        path = folder / f"{name}.webp"
+        write_bytes(path, tab.picture(clip, "webp"))
         written.append(path)
     return written
 

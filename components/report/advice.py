@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from components.report.facts import Facts
+from components.report.facts import Facts, main_metric
 
 WEAK_GAP = 0.1  # of a class below the median class
 RISING = 0.01  # of the validation figure in the last third of the epochs
@@ -23,6 +23,7 @@ WIDE = 0.1  # of a 95 % interval
 WAITING = 0.2  # share of the training time spent waiting for batches
 FEW_IMAGES = 10_000  # below which pretrained weights help (He et al. 2019, arXiv:1811.08883)
 MOST_WEAK = 3
+OFTEN = 0.05  # share of a class's images that are taken for one other class
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,11 @@ class _Run:
 
     @classmethod
     def of(cls, facts: Facts) -> _Run:
-        detection = facts.task == "detection"
         monitor = str(facts.figures["train"].get("monitor", ""))
         return cls(
             facts.task,
-            "map" if detection else "accuracy",
-            "ap" if detection else "f1",
+            main_metric(facts.evaluation),
+            "ap" if main_metric(facts.evaluation) == "map" else "f1",
             {k: v for k, v in facts.evaluation["headline"].items() if v is not None},
             facts.evaluation.get("intervals", {}),
             facts.evaluation["per_class"],
@@ -200,7 +200,8 @@ def _most_confused(run: _Run, name: str) -> tuple[str, float] | None:
     if not wrong:
         return None
     count, place = max(wrong, key=lambda pair: pair[0])
-    return run.classes[place], count / sum(row)
+    share = count / sum(row)
+    return (run.classes[place], share) if share >= OFTEN else None
 
 
 def _more_epochs(run: _Run) -> Iterator[Suggestion]:

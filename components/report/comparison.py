@@ -82,20 +82,21 @@ def _meaning(name: str, value: Any, before: Any, interval: Any) -> str:
     return "better" if (before < low) != (name in LOWER_IS_BETTER) else "worse"
 
 
-def same_images(facts: Facts) -> bool:
-    """Whether the version before was measured on the images of this one."""
+def same_images(facts: Facts) -> bool | None:
+    """Whether the version before was measured on the images of this one; None: not known."""
     if facts.previous is None:
-        return False
+        return None
     now, before = facts.figures["evaluate"], facts.previous.figures.get("evaluate", {})
-    return same_data(facts) and all(now.get(k) == before.get(k) for k in ("split", "num_images"))
-
-
-def same_data(facts: Facts) -> bool:
-    """Whether the version before was made from the same data."""
-    fingerprint = facts.profile.get("fingerprint")
-    if facts.previous is None or not fingerprint:
+    if any(now.get(name) != before.get(name) for name in ("split", "num_images")):
         return False
-    return bool(facts.previous.profile.get("fingerprint") == fingerprint)
+    return same_data(facts)
+
+
+def same_data(facts: Facts) -> bool | None:
+    """Whether the version before was made from the same data; None: not known."""
+    before = facts.previous.profile.get("fingerprint") if facts.previous else None
+    now = facts.profile.get("fingerprint")
+    return now == before if now and before else None
 
 
 def verdict_of(facts: Facts) -> Verdict:
@@ -147,7 +148,10 @@ def _since(facts: Facts, previous: Previous, change: Change) -> Iterator[str]:
         f"It was {format_figure(change.before, change.name)} in {previous.name}: {where} "
         f"({change.difference})."
     )
-    if not same_images(facts):
+    same = same_images(facts)
+    if same is None:
+        yield f"Whether on the same images is not known: {previous.name} has no data profile."
+    elif not same:
         yield "The two were measured on different images, so the figures compare only by and large."
 
 

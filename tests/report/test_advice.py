@@ -24,6 +24,7 @@ def facts(task="classification", **changes):
         **changes.pop("train", {}),
     }
     evaluation = {
+        "task": task,
         "split": "test",
         "classes": list(classes),
         "headline": headline,
@@ -176,3 +177,12 @@ def test_other_remarks(changes, text):
 def test_boxes_that_are_inexact_are_told_of():
     learnt = advise(facts("detection", headline={"map_50": 0.9, "map_75": 0.5})).learnt
     assert "framed inexactly: AP50 is 0.900, AP75 0.500" in learnt[-1]
+
+
+def test_a_weak_class_is_not_taken_for_the_background_nor_for_what_it_is_hardly_taken_for():
+    classes = {"cat": 0.4, "dog": 0.8, "cow": 0.8}
+    missed = [[50, 10, 0, 40], [0, 100, 0, 0], [0, 0, 100, 0], [70, 0, 0, 0]]
+    weak = advise(facts("detection", classes=classes, confusion=missed)).weak
+    assert weak == ("Weak: cat, AP 0.400, 100 training objects, most often taken for dog (10%).",)
+    missed[0] = [57, 3, 0, 40]
+    assert "taken for" not in advise(facts("detection", classes=classes, confusion=missed)).weak[0]

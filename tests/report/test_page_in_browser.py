@@ -50,7 +50,7 @@ def test_nothing_is_wrong_with_the_page(tab, tmp_path, task):
     assert {"390-light.png", "1440-dark.png", "print.png", "page.pdf"} <= shots
     if task == "detection":
         for picture in readme_pictures(tab, layout.page, tmp_path):
-            assert 10_000 < picture.stat().st_size < 400_000
+            assert 10_000 < picture.stat().st_size < 200_000
 
 
 def test_each_fault_is_seen(tmp_path):

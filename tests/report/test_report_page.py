@@ -96,7 +96,8 @@ def section(text: str, name: str) -> str:
 def test_slices_stand_worst_first_with_counts_and_intervals(made):
     _, _, text = made
     part = section(text, "slices")
-    figures = re.findall(r"<td>(\d+)</td><td>([\d.]+)(?: %)?</td><td>[\d.]+.*? to [\d.]+", part)
+    row = r'<td>(\d+)</td><td>([\d.]+)(?: %)?</td><td class="between">[\d.]+.*? to [\d.]+'
+    figures = re.findall(row, part)
     values = [float(value) for _, value in figures]
     assert len(values) >= 8 and values == sorted(values)
     assert all(int(count) >= 10 for count, _ in figures)

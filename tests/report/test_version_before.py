@@ -136,6 +136,29 @@ def test_broken_figures_of_old_commits_do_no_harm(tmp_path, broken):
     assert "has no such figure" in told if "map" in broken else "First version" in told
 
 
+def test_without_a_profile_nothing_is_said_about_the_data(tmp_path):
+    run, layout = workspace(tmp_path)
+    path = layout.metrics("evaluate")
+    figures, profile = read_json(path), layout.profile.read_text()
+    write_json(path, figures | {"map": 0.3})
+    layout.profile.unlink()
+    commit(tmp_path)
+    write_json(path, figures)
+    layout.profile.write_text(profile)
+    text = plain(page(run, layout))
+    assert "on the same images is not known" in text and "The data has" not in text
+
+
+def test_figures_that_are_measured_besides_make_no_version(tmp_path):
+    run, layout = workspace(tmp_path)
+    path = layout.metrics("evaluate")
+    figures = read_json(path)
+    write_json(path, {name: figures[name] for name in ("split", "map")})
+    commit(tmp_path)
+    write_json(path, figures)
+    assert "First version" in section(page(run, layout), "verdict")
+
+
 def test_the_same_figures_again_are_no_version_before(tmp_path):
     run, layout = workspace(tmp_path)
     commit(tmp_path)
