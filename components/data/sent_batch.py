@@ -31,12 +31,12 @@ class Place(NamedTuple):
 
     Attributes:
         pool: its number.
-        index: of the place.
+        number: of the place, within the pool.
         shape: of the images, uint8 [B, H, W, 3].
     """
 
     pool: int
-    index: int
+    number: int
     shape: tuple[int, ...]
 
 
@@ -86,11 +86,11 @@ class BatchPool:
         """The same in the process that was sent them; the place is free once they are let go of."""
         array = self._array(place)
         # The tensor's memory, and so that of each of its views, holds on to the array.
-        weakref.finalize(array, self._free, place.index).atexit = False
+        weakref.finalize(array, self._free, place.number).atexit = False
         return torch.from_numpy(array)
 
     def _array(self, place: Place) -> np.ndarray:
-        count, offset = math.prod(place.shape), place.index * self._num_bytes
+        count, offset = math.prod(place.shape), place.number * self._num_bytes
         return np.frombuffer(self._memory, np.uint8, count, offset).reshape(place.shape)
 
     def _free(self, index: int) -> None:

@@ -162,7 +162,7 @@ def _changes(facts: Facts, verdict: Mapping[str, Any], before: Before) -> Iterat
 def _metrics(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     figures = verdict["figures"]
     new, old = figures["challenger"], figures["champion"] or {}
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[tuple[str, ...]] = []
     for name, value in new["headline"].items():
         known = old.get("headline", {}).get(name)
         rows.append(

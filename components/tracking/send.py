@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,9 +234,9 @@ def finish_here(job: Mapping[str, Any]) -> None:
     api = wandb.Api(timeout=20)
     awaited = {tuple(item) for item in job["awaited"]}
     for name in job["runs"]:
-        _attempt(name, lambda name=name: finish_run(api, Path(name), job["entity"], awaited))
+        _attempt(name, partial(finish_run, api, Path(name), job["entity"], awaited))
     if job["aliases"]:
-        _attempt("aliases", lambda: set_aliases(api, job))
+        _attempt("aliases", partial(set_aliases, api, job))
 
 
 def finish_run(
