@@ -6,12 +6,14 @@ one process apart, and a command can be killed. Hence a subprocess, under a `pro
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,8 @@ from flows.process_guard import GuardedProcess
 
 Outcome = Literal["ran", "restored", "skipped"]
 
+# Of `time.monotonic()`, after which every command that runs here is ended.
+deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 # Lines kept for the message of a failure that has no line of its own.
 NUM_LAST_LINES = 15
 
@@ -139,15 +143,16 @@ def run_guarded(
         keep_open=[] if lock is None else [lock],
     )
     over = threading.Event()
+    latest = deadline.get()
 
-    def watch(stopped: Callable[[], bool]) -> None:
+    def watch() -> None:
         while not over.wait(0.5):
-            if stopped():
+            if time.monotonic() > latest or (stopped is not None and stopped()):
                 process.ask_to_stop()
                 return
 
-    if stopped is not None:
-        threading.Thread(target=watch, args=(stopped,), daemon=True).start()
+    if stopped is not None or latest < math.inf:
+        threading.Thread(target=watch, daemon=True).start()
     try:
         for line in process.lines:
             on_line(line.rstrip("\n"))

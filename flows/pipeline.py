@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     raise SystemExit(main())
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ from prefect.states import Failed
 
 from components.errors import DataError, TimmflowError
 from components.files import read_json
-from flows.dvc_stage import run_stage
+from flows.dvc_stage import deadline, run_stage
 from flows.flow_errors import FlowError, StageFailed
 from flows.progress import OnLine, StageRow, Watcher, Work, failed_row, watcher
 from flows.workspace_lock import workspace_lock
@@ -43,7 +44,7 @@ StageName = Literal["validate", "preprocess", "train", "evaluate", "export", "re
 
 
 @task(cache_policy=NO_CACHE, retries=0, persist_result=False)
-def step_task(name: str, work: Work) -> StageRow | State[Any]:
+def step_task(name: str, work: Work, minutes: float | None = None) -> StageRow | State[Any]:
     """Do one step. DVC caches, so Prefect must not; and a step that failed would fail again."""
     logger = get_run_logger()
     watching = watcher.get(Watcher())
@@ -53,22 +54,36 @@ def step_task(name: str, work: Work) -> StageRow | State[Any]:
             logger.info("%s", line)
         watching.line(line)
 
-    started = time.perf_counter()
+    def taken() -> float:
+        return time.monotonic() - started
+
+    started = time.monotonic()
+    # Prefect's own limit waits for a command that is silent, unless this is the main thread.
+    limit = math.inf if minutes is None else 60 * minutes
+    token = deadline.set(started + limit)
+    failed: StageFailed | None = None
+    stands_above = False
     try:
         outcome, words = work(on_line)
+    except StageFailed as error:
+        failed, stands_above = error, True  # what its command printed
     except TimmflowError as error:
-        failed = error
-        if not isinstance(failed, StageFailed):
-            failed = StageFailed(name, str(error), time.perf_counter() - started)
-            # What a command printed stands above; of what we found ourselves nothing does yet.
-            watching.line(f"error: {failed}")
-        watching.row(failed_row(failed))
-        # A state and not an exception: a traceback through Prefect would bury the message.
-        return Failed(message=str(failed), data=failed)
-    row = StageRow(name, outcome, time.perf_counter() - started, words)
-    logger.info("%s", row)
-    watching.row(row)
-    return row
+        failed = StageFailed(name, str(error), taken())
+    finally:
+        deadline.reset(token)
+    if taken() > limit:
+        late = f"not done after {minutes:g} minutes"
+        failed, stands_above = StageFailed(name, late, taken()), False
+    if failed is None:
+        row = StageRow(name, outcome, taken(), words)
+        logger.info("%s", row)
+        watching.row(row)
+        return row
+    if not stands_above:
+        watching.line(f"error: {failed}")
+    watching.row(failed_row(failed))
+    # A state and not an exception: a traceback through Prefect would bury the message.
+    return Failed(message=str(failed), data=failed)
 
 
 def done(name: str, work: Work, minutes: float | None = None) -> StageRow:
@@ -77,20 +92,14 @@ def done(name: str, work: Work, minutes: float | None = None) -> StageRow:
     Args:
         name: of the step.
         work: does it.
-        minutes: that it may take, after which it is ended and has failed.
+        minutes: that it may take, after which its command is ended and it has failed.
 
     Raises:
         StageFailed: it failed.
     """
-    seconds = None if minutes is None else 60 * minutes
-    run = step_task.with_options(name=name, task_run_name=name, timeout_seconds=seconds)
-    state: State[Any] = run(name, work, return_state=True)
+    run = step_task.with_options(name=name, task_run_name=name)
+    state: State[Any] = run(name, work, minutes, return_state=True)
     result = state.result(raise_on_failure=False)
-    if state.name == "TimedOut" and minutes is not None:
-        result = StageFailed(name, f"not done after {minutes:g} minutes", 60 * minutes)
-        watching = watcher.get(Watcher())
-        watching.line(f"error: {result}")
-        watching.row(failed_row(result))
     if isinstance(result, StageFailed):
         raise result
     row: StageRow = state.result()

@@ -69,7 +69,10 @@ def test_parameters_it_shows_are_allowed():
 def test_files_it_names_exist():
     for name in re.findall(r"\]\(([^)]+)\)", README):
         if "://" not in name:
-            assert (ROOT / name).exists(), name
+            path, _, heading = name.partition("#")
+            assert (ROOT / path).exists(), name
+            anchors = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M) if heading else []
+            assert heading in ["", *(text.lower().replace(" ", "-") for text in anchors)], name
     for name in re.findall(r"examples/[\w-]+\.yaml", README):
         assert (ROOT / name).exists(), name
 

@@ -148,7 +148,7 @@ def test_history_of_this_repository_alone(
     def run(root: Path | str, done: bool = True, tags: list[str] | None = None) -> Any:
         state = Completed() if done else Running()
         return client.create_flow_run(
-            stand_in, {"root": str(root)}, state=state, tags=tags or []
+            stand_in, parameters={"root": str(root)}, state=state, tags=tags or []
         ).id
 
     with get_client(sync_client=True) as client:

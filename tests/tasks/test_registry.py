@@ -80,6 +80,8 @@ class FakeDvc:
         self.calls.append(" ".join(arguments[:2]))
         if arguments[0] == "get":
             Path(arguments[arguments.index("-o") + 1]).write_bytes(self.content)
+        if self.calls[-1] == "status --cloud" and "status --cloud" not in self.answers:
+            return "{}" if "push" in self.calls else '{"models/model.onnx": "new"}'
         answer = self.answers.get(" ".join(arguments[:2]), self.answers.get(arguments[0], ""))
         if isinstance(answer, Exception):
             raise answer
@@ -100,7 +102,8 @@ def test_the_tag_comes_last_and_after_the_push(toy):
     version = Registry(toy).register(reason="the first")
     assert version.name == "v1.0.0"
     calls = model_registry._dvc.calls  # type: ignore[attr-defined]
-    assert calls.index("push") < calls.index("status --cloud") < calls.index("get --quiet")
+    pushed = calls.index("push")
+    assert pushed < calls.index("status --cloud", pushed) < calls.index("get --quiet")
     assert git(toy, "tag").split() == ["model@v1.0.0"]
     assert git(toy, "tag", "-l", "--format=%(contents)").split() == [
         "register",
