@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,14 @@ def fill(folder: Path, numbers: range) -> None:
 @dataclass
 class RetrainToy(Toy):
     """With git at hand."""
+
+    def copied(self, folder: Path) -> RetrainToy:
+        """The same in another folder, with a clean tree."""
+        root = folder.resolve() / "repo"
+        shutil.copytree(self.root, root, symlinks=True)
+        toy = RetrainToy(root)
+        toy.git("reset", "-q", "--hard")
+        return toy
 
     def git(self, *words: str) -> str:
         """What git prints."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,7 @@ DAY = 86400
 
 @pytest.fixture
 def toy(first: RetrainToy, tmp_path: Path) -> RetrainToy:
-    root = tmp_path.resolve() / "repo"
-    shutil.copytree(first.root, root, symlinks=True)
-    toy = RetrainToy(root)
-    toy.git("reset", "-q", "--hard")
+    toy = first.copied(tmp_path)
     return toy
 
 

@@ -5,7 +5,6 @@ S3 needs `pip install 'moto[server]' dvc-s3`, which are not among the developmen
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,10 +21,7 @@ from tasks.model_registry import Registry
 
 @pytest.fixture
 def toy(first: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
-    root = tmp_path.resolve() / "repo"
-    shutil.copytree(first.root, root, symlinks=True)
-    toy = RetrainToy(root)
-    toy.git("reset", "-q", "--hard")
+    toy = first.copied(tmp_path)
     with patch("flows.retrain_steps.RETRY_SECONDS", (0.1,)):
         yield toy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,10 +26,7 @@ from tasks.model_registry import Registry
 
 @pytest.fixture
 def toy(first: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
-    root = tmp_path.resolve() / "repo"
-    shutil.copytree(first.root, root, symlinks=True)
-    toy = RetrainToy(root)
-    toy.git("reset", "-q", "--hard")
+    toy = first.copied(tmp_path)
     yield toy
     assert toy.traces() == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,10 +25,7 @@ from flows.incoming_watch import resource
 
 @pytest.fixture
 def toy(first: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
-    root = tmp_path.resolve() / "repo"
-    shutil.copytree(first.root, root, symlinks=True)
-    toy = RetrainToy(root)
-    toy.git("reset", "-q", "--hard")
+    toy = first.copied(tmp_path)
     yield toy
     for process in toy.processes():
         process.kill()
