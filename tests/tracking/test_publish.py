@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 import wandb
-from tracked_workspace import inspected, publish, record, runs
+from tracked_workspace import inspected, publish, record, run_of, runs
 from wandb_stand_in import Mood, StandIn, stand_in
 
 from components.tracking.plan import at_work, is_synced, mark_synced, only_sender, read_plan, unsent
@@ -64,8 +64,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recorded").resolve()
     said = record(root, *STAGES, TEST_CONFIG=json.dumps(TOLD), **CANARIES)
     assert found_in(said.encode()) == []
-    (killed,) = [run for run in runs(root) if read_plan(run).stage == "killed"]
-    (killed / "timmflow.json").unlink()
+    (run_of(root, "killed") / "timmflow.json").unlink()
     return root
 
 
@@ -149,7 +148,7 @@ def test_a_run_read_back_has_everything_but_secrets(recorded: Path) -> None:
     for path in (recorded / "wandb").rglob("*"):
         if path.is_file():
             assert found_in(path.read_bytes()) == [], path
-    train, evaluate = (inspected(run) for run in runs(recorded)[1:3])
+    train, evaluate = (inspected(run_of(recorded, stage)) for stage in ("train", "evaluate"))
     assert train["config"]["train"] == {"lr": 0.01}
     assert train["config"]["told"]["hub"] == "https://***@git.example/repo"
     assert train["summary"]["figure"] == 0.5
@@ -188,7 +187,7 @@ class Nothing:
 
 
 def test_what_a_server_has_lost_is_sent_again(root: Path) -> None:
-    run = runs(root)[1]
+    run = run_of(root, "train")
     mark_synced(run)
     with pytest.raises(RuntimeError, match="weights:sha256-1 did not arrive"):
         finish_run(Nothing(), run, None, ())

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from components.tracking.plan import read_plan
+
 CODE = Path(__file__).parents[2]
 KEY = "0123456789abcdef" * 3
 
@@ -49,8 +51,15 @@ def publish(root: Path, url: str, seconds: float = 60, **more: str) -> tuple[int
 
 
 def runs(root: Path) -> list[Path]:
-    """Folders of offline runs, the oldest first."""
+    """Folders of offline runs; those begun in one second are in no order."""
     return sorted((root / "wandb").glob("offline-run-*"))
+
+
+def run_of(root: Path, stage: str) -> Path:
+    """The only run of a stage."""
+    plans = [(run, read_plan(run)) for run in runs(root)]
+    (found,) = [run for run, plan in plans if plan and plan.stage == stage]
+    return found
 
 
 def inspected(run: Path) -> dict[str, Any]:
