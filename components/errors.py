@@ -7,6 +7,7 @@
     ├── TrainingError    a training that cannot go on, or that learnt nothing
     ├── ExportError      an ONNX file that does not do what the PyTorch model does
     ├── RegistryError    a model version that cannot be registered, found or moved
+    ├── RepositoryError  git or DVC, which ended with an error
     └── WriteError       no room on the disk, or no permission
 
 A message names the file, the field, the value and what would be accepted. Commands print it alone,
@@ -41,6 +42,10 @@ class ExportError(TimmflowError):
 
 class RegistryError(TimmflowError):
     """A model version that cannot be registered, found or moved to a stage."""
+
+
+class RepositoryError(TimmflowError):
+    """A command of git or DVC that ended with an error."""
 
 
 class WriteError(TimmflowError):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.command_line import exit_code
-from flows.dvc_stage import dvc, stage_environment
 from flows.flow_errors import FlowError
 from flows.incoming_watch import DEPLOYMENT, resource
 from flows.retrain_run import locked
 from flows.retrain_site import folder_of, read_record
 from flows.workspace_lock import lock_file, workspace_lock
-from flows.worktree import cache_dir, git, remove_left_over
+from flows.worktree import cache_dir, remove_left_over
+from tasks.repository import dvc, git
 
 DAYS = 30.0
 _DAY = 86400.0
@@ -60,7 +59,7 @@ def items(root: Path, days: float) -> Iterator[Item]:
         days: younger things stay, but for worktrees that no process works in and DVC's cache.
 
     Raises:
-        FlowError: DVC cannot tell what of its cache is needed.
+        RepositoryError: DVC cannot tell what of its cache is needed.
     """
     before = time.time() - days * _DAY
     retrain, sweep = folder_of(root), root / ".dvc" / "tmp" / "sweep"
@@ -91,12 +90,8 @@ def _cache(root: Path) -> Iterator[Item]:
     words += ["--projects", *others] if others else []
 
     def run(*more: str) -> list[Path]:
-        done = subprocess.run(
-            dvc(*words, *more), cwd=root, env=stage_environment(), capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            raise FlowError(f"dvc gc in {root}: {done.stderr.strip()}")
-        return [Path(path) for path in re.findall("^Removing (.+)$", done.stdout, re.MULTILINE)]
+        said = dvc(root, *words, *more)
+        return [Path(path) for path in re.findall("^Removing (.+)$", said, re.MULTILINE)]
 
     idle = run("--dry")
     if idle:

@@ -7,8 +7,6 @@ one process apart, and a command can be killed. Hence a subprocess, under a `pro
 from __future__ import annotations
 
 import math
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +18,7 @@ from typing import Any, Literal
 
 from flows.flow_errors import StageFailed
 from flows.process_guard import GuardedProcess
+from tasks.repository import dvc_command, dvc_environment
 
 Outcome = Literal["ran", "restored", "skipped"]
 
@@ -109,16 +108,11 @@ def _about(
         output.add(line)
         on_line(line)
 
-    status = run_guarded(dvc(*words), root, on_line=heard, **options)
+    status = run_guarded(dvc_command(*words), root, on_line=heard, **options)
     seconds = time.perf_counter() - started
     if status != 0:
         raise StageFailed(stage, output.reason(status), seconds)
     return StageResult(stage, output.outcome, seconds)
-
-
-def dvc(*words: str) -> list[str]:
-    """The command line of `dvc WORDS`, with this interpreter."""
-    return [sys.executable, "-m", "dvc", *words]
 
 
 def run_guarded(
@@ -139,7 +133,7 @@ def run_guarded(
     process = GuardedProcess(
         command,
         cwd=Path(root),
-        env=stage_environment(env),
+        env=dvc_environment(env),
         keep_open=[] if lock is None else [lock],
     )
     over = threading.Event()
@@ -161,23 +155,6 @@ def run_guarded(
         over.set()
         # Every way out, KeyboardInterrupt and Prefect's TerminationSignal included.
         process.stop()
-
-
-def stage_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment, made fit for a stage.
-
-    `python` in `dvc.yaml` becomes this interpreter; output is not held back in buffers.
-    """
-    # Not resolved: in a virtual environment the link's place is what selects the environment.
-    here = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", os.defpath)
-    return {
-        **os.environ,
-        "DVC_NO_ANALYTICS": "1",
-        "PYTHONUNBUFFERED": "1",
-        **(extra or {}),
-        "PATH": f"{here}{os.pathsep}{path}",
-    }
 
 
 class StageOutput:

@@ -25,7 +25,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from components.errors import DataError
+from components.errors import DataError, RepositoryError
 from components.files import read_json
 from flows.flow_errors import FlowError
 from flows.progress import StageRow
@@ -102,7 +102,7 @@ class Artifacts:
         assert self._champion is not None
         try:
             return at(self._site.root, self._champion.commit, f"metrics/{stage}.json")
-        except FlowError:
+        except (FlowError, RepositoryError):
             return {}
 
     def _verdict(self, last: Layout) -> None:

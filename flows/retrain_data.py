@@ -18,14 +18,14 @@ import yaml
 from components.errors import DataError
 from components.files import read_json
 from flows.cache_check import find_damaged, set_aside
-from flows.dvc_stage import StageOutput, dvc, run_guarded
+from flows.dvc_stage import StageOutput, run_guarded
 from flows.flow_errors import FlowError
 from flows.progress import OnLine
 from flows.retrain_site import Site, outputs
 from flows.sweep_trial import hash_of
-from flows.worktree import git
 from tasks.layout import Layout
 from tasks.model_registry import Registry
+from tasks.repository import dvc_command, git
 
 # Waits before a step that needs the network is tried again.
 RETRY_SECONDS = (5.0, 20.0)
@@ -127,7 +127,10 @@ class DataSteps:
         if facts in outputs(yaml_file(self.tree / "dvc.lock")):
             # With it only new images are decoded; without, all.
             run_guarded(
-                dvc("checkout", "--quiet", facts), self.tree, on_line=on_line, **self.options
+                dvc_command("checkout", "--quiet", facts),
+                self.tree,
+                on_line=on_line,
+                **self.options,
             )
         for name in batches:
             words = ["tasks.incoming", str(self.site.incoming / name), "--merge"]
@@ -189,7 +192,7 @@ class DataSteps:
                 output.add(line)
                 on_line(line)
 
-            status = run_guarded(dvc(*words), self.tree, on_line=heard, **self.options)
+            status = run_guarded(dvc_command(*words), self.tree, on_line=heard, **self.options)
             if status == 0:
                 return
             if wait is None:

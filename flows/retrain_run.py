@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from components.errors import RepositoryError
 from flows.flow_errors import FlowError, StageFailed
 from flows.progress import OnLine, Work
 from flows.retrain_site import Site, clear, drop_record, open_site, read_record, write_record
@@ -228,7 +229,7 @@ def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] 
         # It must not stop every run to come: the next one does all again, mostly from caches.
         drop_record(site.root, "decided")
         raise
-    except (FlowError, KeyError):
+    except (FlowError, RepositoryError, KeyError):
         # Its commit is gone, or judged against another champion: everything is done again.
         drop_record(site.root, "decided")
         return None

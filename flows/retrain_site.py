@@ -17,14 +17,15 @@ from typing import Any
 
 import yaml
 
-from components.errors import DataError
+from components.errors import DataError, RepositoryError
 from components.files import read_json, write_json
 from flows.flow_errors import FlowError
 from flows.sweep_trial import code_files, hash_of
-from flows.worktree import cache_dir, git, head_commit, remove_left_over
+from flows.worktree import cache_dir, head_commit, remove_left_over
 from tasks.layout import STAGES
 from tasks.params import Params, loads
 from tasks.registry_tags import ARTIFACT
+from tasks.repository import git
 
 # Of the records: those of another one are as good as lost.
 _FORMAT = 1
@@ -149,7 +150,7 @@ def open_site(root: Path) -> Site:
     head = head_commit(root)
     try:
         git(root, "var", "GIT_COMMITTER_IDENT")
-    except FlowError:
+    except RepositoryError:
         raise FlowError(
             f"{root}: git does not know who commits: git config user.name NAME and user.email MAIL"
         ) from None
@@ -228,7 +229,8 @@ def at(root: Path, commit: str, path: str) -> dict[str, Any]:
     """A YAML file of a commit.
 
     Raises:
-        FlowError: there is none, or it is faulty.
+        RepositoryError: there is none.
+        FlowError: it is faulty.
     """
     try:
         tree = yaml.safe_load(git(root, "show", f"{commit}:{path}"))
@@ -272,7 +274,7 @@ def _incoming(root: Path, params: Params) -> Path:
 def _params(root: Path, commit: str) -> Params:
     try:
         text = git(root, "show", f"{commit}:params.yaml")
-    except FlowError:
+    except RepositoryError:
         raise FlowError(f"{root}: its commit {commit[:8]} has no params.yaml") from None
     return loads(text, Path(f"params.yaml of {commit[:8]}"))
 

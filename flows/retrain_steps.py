@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from components.errors import RepositoryError
 from components.files import write_json
 from flows.cache_check import find_damaged, set_aside
 from flows.dvc_stage import run_guarded
@@ -27,9 +28,10 @@ from flows.retrain_site import (
     is_ancestor,
     small_outputs,
 )
-from flows.worktree import git, worktree
+from flows.worktree import worktree
 from tasks.gate import PROMOTE, REFUSE
 from tasks.model_registry import Registry, Version, model_in
+from tasks.repository import git
 
 _MODEL = "models/model.onnx"
 _KEPT = ("reports", "metrics", "plots")
@@ -48,7 +50,7 @@ class Retraining(DataSteps):
         try:
             message = f"Merge {site.head[:8]} into {site.params.retrain.branch}"
             git(self.tree, "merge", "--quiet", "--no-ff", "-m", message, site.head)
-        except FlowError as error:
+        except RepositoryError as error:
             unmerged = git(self.tree, "diff", "--name-only", "--diff-filter=U").splitlines()
             written = {"dvc.lock", "reports/verdict.json"}
             written |= set(small_outputs(at(self.tree, "HEAD", "dvc.yaml")))
@@ -169,7 +171,7 @@ class Retraining(DataSteps):
             return
         try:
             git(self.site.root, "update-ref", branch, commit, tip or "0" * 40)
-        except FlowError:
+        except RepositoryError:
             drop_record(self.site.root, "decided")
             raise FlowError(
                 f"branch {self.site.params.retrain.branch} has been changed meanwhile; run this "

@@ -16,8 +16,8 @@ from flows.sweep_table import apply, best, params_diff, text_table, write_table
 from flows.sweep_trial import Row, code_files
 from flows.sweep_watch import watch
 from flows.workspace_lock import lock_file
-from flows.worktree import git
 from tasks.params_edit import shown
+from tasks.repository import git
 
 DESCRIPTION = """\
 Try parameters: train and measure with each, and say which is best on val.

@@ -24,9 +24,10 @@ from components.files import read_json, sha256, write_json
 from flows.dvc_stage import checkout_stage, run_stage
 from flows.flow_errors import FlowError
 from flows.lease import LeaseWatch
-from flows.worktree import cache_dir, git, head_commit, worktree
+from flows.worktree import cache_dir, head_commit, worktree
 from tasks.layout import Layout
 from tasks.params import Params, loads
+from tasks.repository import git
 
 PREPARING = ("validate", "preprocess")
 MEASURING = ("train", "evaluate")
@@ -162,7 +163,8 @@ def code_files(
     """What of a commit some stages depend on, `dvc.yaml` included; files and folders.
 
     Raises:
-        FlowError: the commit has no `dvc.yaml` with these stages.
+        FlowError: its `dvc.yaml` does not have these stages.
+        RepositoryError: it has none.
     """
     name = f"dvc.yaml of {commit[:8]}"
     stages = _stages(git(root, "show", f"{commit}:dvc.yaml"), name)
@@ -184,7 +186,7 @@ def make_site(root: Path, token: str, threads: int) -> Site:
         threads: CPU threads of each trial; 0: as many as torch takes.
 
     Raises:
-        FlowError: it is not the root of a git repository with a commit and the pipeline.
+        TimmflowError: it is not the root of a git repository with a commit and the pipeline.
     """
     commit = head_commit(root)
     code = hash_of(git(root, "ls-tree", "-r", commit, "--", *code_files(root, commit)))

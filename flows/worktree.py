@@ -9,39 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from flows.dvc_stage import stage_environment
+from components.errors import RepositoryError
 from flows.flow_errors import FlowError
 from flows.workspace_lock import workspace_lock
+from tasks.repository import dvc, git
 
 _AROUND = "around"
 _RESUME = ".resume"
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What a git command prints; no hooks of the user's are run.
-
-    Raises:
-        FlowError: it ended with an error; says what git said.
-    """
-    # What a hook or a rebase around us has set would turn git to another repository or index.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", "-c", f"core.hooksPath={os.devnull}", "-C", str(root), *arguments],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
-    if done.returncode != 0:
-        said = done.stderr.strip() or f"status {done.returncode}"
-        raise FlowError(f"git {arguments[0]} in {root}: {said}")
-    return done.stdout.rstrip()
 
 
 def head_commit(root: Path) -> str:
@@ -53,7 +32,7 @@ def head_commit(root: Path) -> str:
     try:
         commit = git(root, "rev-parse", "--verify", "HEAD^{commit}")
         top = Path(git(root, "rev-parse", "--show-toplevel"))
-    except FlowError:
+    except RepositoryError:
         commit, top = "", None
     if top is None or top.resolve() != root.resolve():
         raise FlowError(f"{root}: not the root of a git repository with a commit")
@@ -64,14 +43,9 @@ def cache_dir(root: Path) -> Path:
     """Where DVC's cache of a repository is, whichever of its configurations says so.
 
     Raises:
-        FlowError: DVC cannot tell.
+        RepositoryError: DVC cannot tell.
     """
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    env = stage_environment()
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=env)
-    if done.returncode != 0:
-        raise FlowError(f"dvc cache dir in {root}: {done.stderr.strip()}")
-    return (root / done.stdout.strip()).resolve()
+    return (root / dvc(root, "cache", "dir")).resolve()
 
 
 @contextmanager
@@ -91,7 +65,8 @@ def worktree(
         kept: where the checkpoints of an interrupted training (`.resume`) come from, and go to.
 
     Raises:
-        FlowError: git cannot make it, or somebody is at work there.
+        RepositoryError: git cannot make it.
+        FlowError: somebody is at work there.
     """
     # A path such as ../data must lead out of the worktree, to nowhere but a place of its own.
     outward = max((PurePosixPath(link).parts.count("..") for link in links), default=0)

@@ -17,7 +17,7 @@ from components.errors import ExportError
 from components.files import atomic_path, rounded, write_json
 from tasks.layout import Layout
 from tasks.params import Params
-from tasks.revision import git_revision
+from tasks.repository import git_revision
 from tasks.stage import Figures, main
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ where a stage makes the data).
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.errors import DataError, TimmflowError
+from components.errors import DataError, RepositoryError, TimmflowError
 from components.files import write_json
 from tasks.layout import Layout
 from tasks.params import Params, command_parser, load
+from tasks.repository import dvc, git
 
 if TYPE_CHECKING:
     from components.validation.incoming import Verdict
@@ -170,14 +170,13 @@ def record_version(params: Params, layout: Layout) -> str:
     if isinstance(found, str):
         return f"not recorded: {found}"
     words, file = found
-    command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().removeprefix("ERROR: ") or f"exit status {done.returncode}"
+    try:
+        dvc(root, *words)
+    except RepositoryError as error:
         raise DataError(
-            f"base.data = {name} is changed, but `dvc {' '.join(words)}` failed: {said}; run it, "
-            "or the same command as before, again"
-        )
+            f"base.data = {name} is changed, but not recorded: {error}; run "
+            f"`dvc {' '.join(words)}`, or the same command as before, again"
+        ) from None
     return f"recorded: commit {file}"
 
 
@@ -225,11 +224,11 @@ def _stages(file: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def _ignored(root: Path, file: Path) -> bool:
-    command = ["git", "check-ignore", "--quiet", str(file)]
     try:
-        return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False  # no git: DVC will say what it needs
+        git(root, "check-ignore", "--quiet", str(file))
+    except RepositoryError:
+        return False  # also where there is no git: DVC will say what it needs
+    return True
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +17,9 @@ from typing import Any, Literal
 
 import yaml
 
-from components.errors import RegistryError
-from tasks.registry_tags import ARTIFACT, Event, git, read_events, write_event
+from components.errors import RegistryError, RepositoryError
+from tasks.registry_tags import ARTIFACT, Event, read_events, write_event
+from tasks.repository import dvc, git
 
 PRODUCTION = "production"
 Bump = Literal["major", "minor", "patch"]
@@ -55,13 +53,14 @@ class Registry:
         push: bring tags from and to the git remote, so that others see them.
 
     Raises:
-        RegistryError: this is no git repository, or a shallow clone, which may lack tags.
+        RegistryError: this is a shallow clone, which may lack tags.
+        RepositoryError: this is no git repository, or its remote cannot be reached.
     """
 
     def __init__(self, root: Path, push: bool = False):
         self.root = Path(root)
         self._push = push
-        if git(self.root, "rev-parse", "--is-shallow-repository").strip() == "true":
+        if git(self.root, "rev-parse", "--is-shallow-repository") == "true":
             raise RegistryError(
                 f"{self.root}: a shallow clone, which may lack versions; run git fetch --unshallow "
                 "--tags"
@@ -211,7 +210,7 @@ class Registry:
 
     def has_remote(self) -> bool:
         """Whether DVC has a remote, on which all must be that is registered."""
-        return bool(_dvc(self.root, "remote", "list").strip())
+        return bool(_dvc(self.root, "remote", "list"))
 
     def model_file(self, commit: str) -> tuple[str, str]:
         """Path and MD5 of the model that a commit names.
@@ -244,7 +243,7 @@ class Registry:
         """A YAML or JSON file as it is in a commit; empty where it has none."""
         try:
             text = git(self.root, "show", f"{commit}:./{path}")
-        except RegistryError:
+        except RepositoryError:
             return {}
         try:
             tree = yaml.safe_load(text)
@@ -254,8 +253,8 @@ class Registry:
 
     def _head(self) -> str:
         try:
-            return git(self.root, "rev-parse", "--verify", "HEAD^{commit}").strip()
-        except RegistryError:
+            return git(self.root, "rev-parse", "--verify", "HEAD^{commit}")
+        except RepositoryError:
             raise RegistryError("there is no commit yet, and a version is a commit") from None
 
     def _before(self, stage: str) -> Version | None:
@@ -303,7 +302,7 @@ class Registry:
         if self._push:
             try:
                 git(self.root, "push", "--quiet", self._git_remote(), f"refs/tags/{tag}")
-            except RegistryError as error:
+            except RepositoryError as error:
                 git(self.root, "tag", "-d", tag)
                 raise RegistryError(f"{error}; nothing was recorded") from None
         self.events = read_events(self.root)
@@ -361,20 +360,16 @@ def _bumped(version: str, bump: Bump) -> str:
     return "v{}.{}.{}".format(*raised.get(bump, (major, minor, patch + 1)))
 
 
-def _dvc(root: Path, *arguments: str) -> str:
+def _dvc(root: Path, *words: str) -> str:
     """What DVC prints.
 
     Raises:
         RegistryError: it fails; with its words.
     """
-    command = [sys.executable, "-m", "dvc", *arguments]
-    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=env)
-    if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = said[0].removeprefix("ERROR: ") if said else done.stderr.strip()[-300:]
-        raise RegistryError(f"dvc {arguments[0]}: {reason}; nothing was recorded")
-    return done.stdout
+    try:
+        return dvc(root, *words)
+    except RepositoryError as error:
+        raise RegistryError(f"{error}; nothing was recorded") from None
 
 
 def _not_on_remote(root: Path) -> list[str]:

@@ -8,15 +8,13 @@ is dated later than all before it.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from components.errors import RegistryError
+from tasks.repository import git
 
 ARTIFACT = "model"
 
@@ -67,22 +65,6 @@ class Event:
         return _ROLLBACK in self.message.splitlines()
 
 
-def git(root: Path, *arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> str:
-    """What git answers.
-
-    Raises:
-        RegistryError: it fails; with its words.
-    """
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, env={**os.environ, **(env or {})}
-    )
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise RegistryError(f"git {arguments[0]}: {said[-1] if said else 'failed'}")
-    return done.stdout
-
-
 def read_events(root: Path) -> list[Event]:
     """All events of the model, the oldest first. As for GTO, tags without a message are none."""
     from gto.constants import Action
@@ -96,7 +78,7 @@ def read_events(root: Path) -> list[Event]:
     }
     listed = git(root, "for-each-ref", "refs/tags", f"--format={_FORMAT}%01")
     events = []
-    for entry in listed.split("\x01\n"):
+    for entry in listed.removesuffix("\x01").split("\x01\n"):
         if not entry:
             continue
         tag, kind, commit, seconds, message = entry.split("\0", 4)
@@ -135,7 +117,7 @@ def write_event(
         The tag's full name.
 
     Raises:
-        RegistryError: git refuses; another process may have written the same tag first.
+        RepositoryError: git refuses; another process may have written the same tag first.
     """
     if "#" in name:
         name = f"{name}#{max((event.counter for event in events), default=0) + 1}"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.errors import ParamsError
+from components.errors import ParamsError, RepositoryError
 from components.hidden import hidden, secrets_of
 from tasks.layout import STAGES, Layout
 from tasks.params import Params, loads
+from tasks.repository import git
 
 if TYPE_CHECKING:
     from components.report.facts import Previous, Revision
@@ -35,8 +35,8 @@ def revision(root: Path) -> Revision | None:
     outside = [f":(exclude){name}" for name in _OUTPUTS]
     status = _git(root, "status", "--porcelain", "-z", "--no-renames", "--", ".", *outside) or ""
     return Revision(
-        commit=commit.strip(),
-        branch=(_git(root, "branch", "--show-current") or "").strip(),
+        commit=commit,
+        branch=_git(root, "branch", "--show-current") or "",
         changed=tuple(sorted(entry[3:] for entry in status.split("\0") if entry)),
     )
 
@@ -135,19 +135,9 @@ def _inside(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(root: Path, *words: str) -> str | None:
     """What a git command prints; None where there is no git or no repository."""
     try:
-        done = subprocess.run(
-            # Reading the status must not write the index while somebody else commits.
-            ["git", "--no-optional-locks", *arguments],
-            cwd=root,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return git(root, *words, seconds=60)
+    except RepositoryError:
         return None
-    return done.stdout if done.returncode == 0 else None

@@ -14,7 +14,7 @@ from components.files import read_json, sha256
 from components.hidden import hidden, secrets_of
 from tasks.layout import Layout
 from tasks.params import Params
-from tasks.revision import git_revision
+from tasks.repository import git_revision
 
 if TYPE_CHECKING:
     from components.tracking.record import Outputs, Picture

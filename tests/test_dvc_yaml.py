@@ -15,7 +15,7 @@ PLUMBING = {
     "tasks/stage.py",
     "tasks/layout.py",
     "tasks/tracked.py",
-    "tasks/revision.py",
+    "tasks/repository.py",
     "components/hidden.py",
     "components/tracking/plan.py",
     "components/tracking/record.py",

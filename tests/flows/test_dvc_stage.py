@@ -11,8 +11,9 @@ import pytest
 from toy_repository import Toy
 
 from components.errors import TimmflowError
-from flows.dvc_stage import StageOutput, StageResult, run_stage, stage_environment
+from flows.dvc_stage import StageOutput, StageResult, run_stage
 from flows.flow_errors import StageFailed
+from tasks.repository import dvc_environment
 
 
 def run(toy: Toy, stage: str, **kwargs: bool) -> tuple[StageResult, list[str]]:
@@ -108,7 +109,7 @@ def test_lines_come_while_the_stage_runs(toy: Toy) -> None:
 
 def test_python_is_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
-    env = stage_environment({"WANDB_RUN_GROUP": "a"})
+    env = dvc_environment({"WANDB_RUN_GROUP": "a"})
     assert env["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/usr/bin"
     assert env["WANDB_RUN_GROUP"] == "a"
     assert env["DVC_NO_ANALYTICS"] == "1"

@@ -15,7 +15,7 @@ import pytest
 from sweep_repository import make_sweep_toy
 from toy_repository import Toy
 
-from flows.worktree import git
+from tasks.repository import git
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from flows.lease import Lease, LeaseWatch
 from flows.sweep_plan import plan
 from flows.sweep_table import apply
 from flows.sweep_trial import Prepared, Row, Trial, make_site, prepare, run_trial, trial_key
-from flows.worktree import git, remove_left_over, worktree
+from flows.worktree import remove_left_over, worktree
+from tasks.repository import git
 
 
 @pytest.fixture
@@ -60,7 +61,6 @@ def state(root: Path) -> tuple[str, ...]:
 
 def test_done_then_known_then_restored(sweep_toy: Toy, runs: Path) -> None:
     root = sweep_toy.root
-    git(root, "status")  # writes the index
     before = state(root)
     trials = plan(root, {"train.lr": [0.125, 0.5, 0.375]}, None, 0)
     with Lease(root / ".dvc" / "tmp" / "sweep" / "lease") as lease:
