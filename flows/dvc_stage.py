@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from components.hidden import hidden, secrets_of
 from flows.flow_errors import StageFailed
 from flows.process_guard import GuardedProcess
 
@@ -62,7 +63,8 @@ def run_stage(
     Args:
         stage: a stage of `dvc.yaml`.
         root: the repository's root.
-        on_line: called with each line of output, without its end, as it is written.
+        on_line: called with each line of output, without its end and without secrets, as it is
+            written.
         force: run it even if nothing has changed.
         env: variables on top of this process's environment.
         lock: descriptor of the workspace lock, held until the stage's last process has gone.
@@ -136,10 +138,13 @@ def run_guarded(
         command: program and arguments.
         root: its working directory; the others are as of `run_stage`.
     """
+    whole_env = stage_environment(env)
+    # What is heard goes into logs, messages, artifacts and commits.
+    secrets = secrets_of(whole_env)
     process = GuardedProcess(
         command,
         cwd=Path(root),
-        env=stage_environment(env),
+        env=whole_env,
         keep_open=[] if lock is None else [lock],
     )
     over = threading.Event()
@@ -155,7 +160,7 @@ def run_guarded(
         threading.Thread(target=watch, daemon=True).start()
     try:
         for line in process.lines:
-            on_line(line.rstrip("\n"))
+            on_line(hidden(line.rstrip("\n"), secrets))
         return process.wait()
     finally:
         over.set()
