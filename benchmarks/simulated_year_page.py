@@ -71,7 +71,7 @@ def write_page(
         **{"first": NUM_FIRST, "test": NUM_TEST, "hidden": NUM_HIDDEN},
         table=_by_kind(weeks),
         refused=f"Refused batches: {len(refused)}, each with its reason below.",
-        worse=f"{worse[0]['outcome']}, {worse[0]['summary']}" if worse else "not reached yet.",
+        worse="; ".join(f"{week['outcome']}, {week['summary']}" for week in worse) or "none yet.",
         promoted=len({week["version"] for week in weeks if week["version"]}),
         **{"begin": hidden[0], "end": hidden[-1]},
         **{"fall": 100 * max([0.0, *falls]), "bound": 100 * BOUND},
