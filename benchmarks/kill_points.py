@@ -39,6 +39,7 @@ from data_helpers import make_store  # noqa: E402
 
 import tasks.train  # noqa: E402
 from benchmarks.kill_traps import AMID_FILES, PLACES, count_places, set_trap  # noqa: E402
+from benchmarks.run_and_page import add_line, read_lines, run_and_page  # noqa: E402
 from components.files import is_whole  # noqa: E402
 from components.training.settings import TrainSettings  # noqa: E402
 from tasks.stage import main as stage_main  # noqa: E402
@@ -307,15 +308,10 @@ def attempt(work: Path, data: Path, point: Point, whole: dict[str, Any]) -> dict
     return {"status": statuses, "checkpoints": found, "wrong": wrong}
 
 
-def read_state(path: Path) -> list[dict[str, Any]]:
-    """The lines of a state file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(args: argparse.Namespace) -> int:
     """Try the points that have no line yet; 1 if any showed something wrong."""
     started = time.monotonic()
-    done = {json.dumps(line["point"]) for line in read_state(args.state)}
+    done = {json.dumps(line["point"]) for line in read_lines(args.state)}
     todo = [p for p in points(args.points, args.seed) if json.dumps(asdict(p)) not in done]
     os.environ["WANDB_MODE"] = "disabled"
     failures = 0
@@ -337,8 +333,7 @@ def run(args: argparse.Namespace) -> int:
             result = attempt(work, data, point, whole)
             failures += bool(result["wrong"])
             line = {"point": asdict(point), **result, "sha256": whole["outcome"]["weights"]}
-            with args.state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            add_line(args.state, line)
             shown = "  ".join(str(value) for value in asdict(point).values())
             print(f"{number + 1}/{len(todo)}  {shown}  {result}", flush=True)
     return 1 if failures else 0
@@ -346,24 +341,21 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, running = run_and_page(
+        __doc__,
+        ("--state", "results, JSON lines"),
+        run="try what has not been tried",
+        page="what was found",
+        document="docs/reliability.md",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="try what has not been tried")
     running.add_argument("--points", type=int, default=216)
     running.add_argument("--seed", type=int, default=0, help="of places and instants")
-    running.add_argument("--minutes", type=float, default=1e9, help="start none after so many")
-    page = commands.add_parser("page", help="what was found, as docs/reliability.md has it")
-    page.add_argument("--write", action="store_true", help="into docs/reliability.md")
-    for command in (running, page):
-        command.add_argument("--state", type=Path, required=True, help="results, JSON lines")
     args = parser.parse_args()
     if args.command == "run":
         return run(args)
     from benchmarks.kill_points_page import write_page
 
-    write_page(read_state(args.state), ROOT / "docs/reliability.md" if args.write else None)
+    write_page(read_lines(args.state), args.write)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+
+from flows.ephemeral_server import free_port
 
 START_SECONDS = 600  # the machine may be busy
 
@@ -31,7 +32,7 @@ class PrefectServer:
     """
 
     def __init__(self, home: Path, port: int = 0) -> None:
-        self.home, self.port = home, port or _free_port()
+        self.home, self.port = home, port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         home.mkdir(parents=True, exist_ok=True)
         self.start()
@@ -99,9 +100,3 @@ class PrefectServer:
             except OSError:
                 time.sleep(0.1)
         raise RuntimeError(f"no Prefect server; see {self.home / 'server.log'}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -44,6 +44,7 @@ from retrain_repository import RetrainToy, make_retrain_toy, retrained  # noqa: 
 
 from benchmarks.prefect_server import PrefectServer  # noqa: E402
 from benchmarks.retrain_kill_traps import FOLDER, TRAP  # noqa: E402
+from benchmarks.run_and_page import add_line, read_lines, run_and_page  # noqa: E402
 from components.files import read_json, write_json  # noqa: E402
 from flows.process_guard import GUARD_DEADLINE  # noqa: E402
 from tasks.model_registry import Registry, Version, model_in  # noqa: E402
@@ -426,15 +427,10 @@ def record(base: Path, batch: bool, url: str) -> tuple[dict[str, Any], list[dict
     return read_json(base / "whole.json"), read_json(base / "places.json")
 
 
-def read_state(path: Path) -> list[dict[str, Any]]:
-    """The lines of a state file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(args: argparse.Namespace) -> int:
     """Try the points that have no line yet; 1 if any showed something wrong."""
     started = time.monotonic()
-    done = {json.dumps(line["point"]) for line in read_state(args.state)}
+    done = {json.dumps(line["point"]) for line in read_lines(args.state)}
     work = args.work or Path(tempfile.mkdtemp(prefix="retrain-kill-points-"))
     work.mkdir(parents=True, exist_ok=True)
     os.environ |= {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "DO_NOT_TRACK": "1"}
@@ -468,8 +464,7 @@ def run(args: argparse.Namespace) -> int:
                 failures.append(point)
             else:
                 shutil.rmtree(folder)
-            with args.state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"point": asdict(point), **result}) + "\n")
+            add_line(args.state, {"point": asdict(point), **result})
             shown = "  ".join(str(value) for value in asdict(point).values())
             print(f"{number + 1}/{len(todo)}  {shown}  {result}", flush=True)
 
@@ -498,27 +493,24 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, running = run_and_page(
+        __doc__,
+        ("--state", "results, JSON lines"),
+        run="try what has not been tried",
+        page="what was found",
+        document="docs/reliability.md",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="try what has not been tried")
     running.add_argument("--points", type=int, default=120)
     running.add_argument("--seed", type=int, default=0, help="of places and targets")
-    running.add_argument("--minutes", type=float, default=1e9, help="start none after so many")
     running.add_argument("--jobs", type=int, default=1, help="points at a time")
     running.add_argument("--step", nargs="*", choices=STEPS, help="only these")
     running.add_argument("--work", type=Path, help="folder that keeps the prepared repository")
-    page = commands.add_parser("page", help="what was found, as docs/reliability.md has it")
-    page.add_argument("--write", action="store_true", help="into docs/reliability.md")
-    for command in (running, page):
-        command.add_argument("--state", type=Path, required=True, help="results, JSON lines")
     args = parser.parse_args()
     if args.command == "run":
         return run(args)
     from benchmarks.retrain_kill_page import write_section
 
-    write_section(read_state(args.state), ROOT / "docs/reliability.md" if args.write else None)
+    write_section(read_lines(args.state), args.write)
     return 0
 
 

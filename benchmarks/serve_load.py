@@ -82,7 +82,7 @@ def running(model: Path, *options: str, log: Path | None = None) -> Iterator[Ser
 
 def ask(address: Address, method: str, path: str, body: Any = None, kind: str = "") -> Answer:
     """One request; `body` may be an iterable, which is sent in chunks."""
-    connection = http.client.HTTPConnection(*address, timeout=120)
+    connection = http.client.HTTPConnection(*address, timeout=600)
     # The answer may come before all is sent.
     with suppress(BrokenPipeError, ConnectionResetError):
         connection.request(method, path, body, {"Content-Type": kind} if kind else {})
@@ -97,7 +97,7 @@ def ask(address: Address, method: str, path: str, body: Any = None, kind: str = 
 
 def drip(address: Address, start: bytes, piece: bytes, pause: float = 0.2) -> Answer:
     """Send `start`, then `piece` again and again, slowly, until the server ends it (slowloris)."""
-    with socket.create_connection(address, timeout=120) as connection:
+    with socket.create_connection(address, timeout=600) as connection:
         connection.sendall(start)
         deadline = time.monotonic() + 60
         received = b""

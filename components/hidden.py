@@ -10,7 +10,9 @@ MASK = "***"
 # Shorter ones would be found in innocent words.
 _SHORTEST = 6
 _SECRET_NAME = re.compile(
-    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH|CONNECTION_STRING|WEBHOOK", re.I
+    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH|CONNECTION_STRING|WEBHOOK|NOTIFY"
+    r"|COOKIE|DSN|(?:^|_)PASS(?:$|_)|_PWD$",
+    re.I,
 )
 # Of a URL: user and password, and parameters that let in whoever has the link.
 _USER = re.compile(r"(?<=://)[^/\s@]+(?=@)")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.flow_errors import StageFailed
+from components.hidden import hidden, secrets_of
+from flows.flow_errors import FlowError, StageFailed
 from flows.process_guard import GuardedProcess
 from tasks.repository import dvc_command, dvc_environment
 
@@ -61,7 +62,8 @@ def run_stage(
     Args:
         stage: a stage of `dvc.yaml`.
         root: the repository's root.
-        on_line: called with each line of output, without its end, as it is written.
+        on_line: called with each line of output, without its end and without secrets, as it is
+            written.
         force: run it even if nothing has changed.
         env: variables on top of this process's environment.
         lock: descriptor of the workspace lock, held until the stage's last process has gone.
@@ -129,11 +131,17 @@ def run_guarded(
     Args:
         command: program and arguments.
         root: its working directory; the others are as of `run_stage`.
+
+    Raises:
+        FlowError: it had not succeeded at the deadline.
     """
+    whole_env = dvc_environment(env)
+    # What is heard goes into logs, messages, artifacts and commits.
+    secrets = secrets_of(whole_env)
     process = GuardedProcess(
         command,
         cwd=Path(root),
-        env=dvc_environment(env),
+        env=whole_env,
         keep_open=[] if lock is None else [lock],
     )
     over = threading.Event()
@@ -149,12 +157,15 @@ def run_guarded(
         threading.Thread(target=watch, daemon=True).start()
     try:
         for line in process.lines:
-            on_line(line.rstrip("\n"))
-        return process.wait()
+            on_line(hidden(line.rstrip("\n"), secrets))
+        status = process.wait()
     finally:
         over.set()
         # Every way out, KeyboardInterrupt and Prefect's TerminationSignal included.
         process.stop()
+    if status != 0 and time.monotonic() > latest:
+        raise FlowError("ended by the limit of its step")
+    return status
 
 
 class StageOutput:

@@ -8,18 +8,33 @@ under a `process_guard`, writes to a file, and is reachable from this machine on
 from __future__ import annotations
 
 import os
+import random
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from flows.flow_errors import FlowError
 from flows.process_guard import GuardedProcess
 
 # A first start creates the database; 16 s on two free cores.
-START_SECONDS = 120.0
+START_SECONDS = 300.0
+
+
+def free_port() -> int:
+    """A free port of loopback, for a server that must be told its own beforehand.
+
+    It is below those that Linux gives to connections, and to servers that take any (from 32,768
+    on): one of these would have it before the server, which takes seconds to come to it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class EphemeralServer:
@@ -31,9 +46,7 @@ class EphemeralServer:
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         with log.open("w", encoding="utf-8") as output:
             self._process = GuardedProcess(

@@ -7,11 +7,33 @@ TimmflowError
 
 from __future__ import annotations
 
+import os
+from typing import TypeVar
+
 from components.errors import TimmflowError
+from components.hidden import hidden, secrets_of
+
+T = TypeVar("T")
+
+
+def masked(value: T) -> T:
+    """A text, or nested mappings and lists, without the secrets of this process's environment.
+
+    For all that a flow says: logs, states and artifacts at Prefect's server, messages, commits.
+    """
+    shown: T = hidden(value, secrets_of(os.environ))
+    return shown
 
 
 class FlowError(TimmflowError):
-    """A flow that cannot do its work."""
+    """A flow that cannot do its work.
+
+    Args:
+        message: what it says, to a person, to Prefect's server and in messages: without secrets.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class StageFailed(FlowError):
@@ -26,7 +48,7 @@ class StageFailed(FlowError):
     def __init__(self, stage: str, reason: str, seconds: float) -> None:
         super().__init__(f"{stage}: {reason}")
         self.stage = stage
-        self.reason = reason
+        self.reason = masked(reason)
         self.seconds = seconds
 
     def __reduce__(self) -> tuple[type[StageFailed], tuple[str, str, float]]:

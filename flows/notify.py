@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from flows.flow_errors import masked
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -40,7 +41,7 @@ def message(flow_name: str, flow_run: FlowRun, state: State[Any]) -> tuple[str, 
     """Title and text: what, where, why, and where to look."""
     from prefect.settings import get_current_settings
 
-    reason = without_credentials(state.message or "no reason is known")
+    reason = masked(state.message or "no reason is known")
     if len(reason) > _REASON_LENGTH:
         reason = f"{reason[:_REASON_LENGTH]}…"
     lines = [f"{flow_run.name} on {socket.gethostname()}: {reason}"]
@@ -48,14 +49,8 @@ def message(flow_name: str, flow_run: FlowRun, state: State[Any]) -> tuple[str, 
     lines.append(f"look: {'' if root == '.' else f'{root}/'}.dvc/tmp/retrain/last")
     page = get_current_settings().ui_url
     if page:
-        lines.append(f"run: {without_credentials(page)}/runs/flow-run/{flow_run.id}")
+        lines.append(f"run: {masked(page)}/runs/flow-run/{flow_run.id}")
     return f"{flow_name}: {state.name or state.type.value}", "\n".join(lines)
-
-
-def without_credentials(text: str) -> str:
-    """A text whose addresses have lost user, password and query."""
-    text = re.sub(r"(\w://)[^/\s@]*@", r"\1", text)
-    return re.sub(r"(\w://[^\s?]*)\?\S*", r"\1", text)
 
 
 def _send(title: str, text: str) -> str:

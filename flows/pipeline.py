@@ -34,7 +34,7 @@ from prefect.states import Failed
 from components.errors import DataError, TimmflowError
 from components.files import read_json
 from flows.dvc_stage import deadline, run_stage
-from flows.flow_errors import FlowError, StageFailed
+from flows.flow_errors import FlowError, StageFailed, masked
 from flows.progress import OnLine, StageRow, Watcher, Work, failed_row, watcher
 from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES, Layout
@@ -71,11 +71,12 @@ def step_task(name: str, work: Work, minutes: float | None = None) -> StageRow |
         failed = StageFailed(name, str(error), taken())
     finally:
         deadline.reset(token)
-    if taken() > limit:
+    # One that has succeeded is done, however long it took.
+    if failed is not None and taken() > limit:
         late = f"not done after {minutes:g} minutes"
         failed, stands_above = StageFailed(name, late, taken()), False
     if failed is None:
-        row = StageRow(name, outcome, taken(), words)
+        row = StageRow(name, outcome, taken(), masked(words))
         logger.info("%s", row)
         watching.row(row)
         return row
@@ -83,7 +84,12 @@ def step_task(name: str, work: Work, minutes: float | None = None) -> StageRow |
         watching.line(f"error: {failed}")
     watching.row(failed_row(failed))
     # A state and not an exception: a traceback through Prefect would bury the message.
-    return Failed(message=str(failed), data=failed)
+    return failed_state(failed)
+
+
+def failed_state(error: TimmflowError) -> State[Any]:
+    """The end of a flow or task that failed of something a person can mend."""
+    return Failed(message=masked(str(error)), data=error)
 
 
 def done(name: str, work: Work, minutes: float | None = None) -> StageRow:
@@ -92,7 +98,7 @@ def done(name: str, work: Work, minutes: float | None = None) -> StageRow:
     Args:
         name: of the step.
         work: does it.
-        minutes: that it may take, after which its command is ended and it has failed.
+        minutes: that it may take, after which its command is ended.
 
     Raises:
         StageFailed: it failed.
@@ -178,12 +184,12 @@ def pipeline(
         failure = error
         rows.append(failed_row(failure))
     except FlowError as error:
-        return Failed(message=str(error), data=error)
+        return failed_state(error)
     finished = len(rows)
     rows += [StageRow(stage, "not reached", 0.0, "") for stage in wanted[finished:]]
     publish(rows, place)
     if failure is not None:
-        return Failed(message=str(failure), data=failure)
+        return failed_state(failure)
     return [asdict(row) for row in rows]
 
 
@@ -204,7 +210,7 @@ def publish(rows: list[StageRow], root: Path) -> None:
     )
     create_markdown_artifact(
         key="pipeline-metrics",
-        markdown=metrics_markdown(rows, root),
+        markdown=masked(metrics_markdown(rows, root)),
         description="What each stage measured.",
     )
 

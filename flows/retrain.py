@@ -24,12 +24,11 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
 
 from components.errors import TimmflowError
 from flows.flow_errors import StageFailed
 from flows.notify import notify
-from flows.pipeline import done, stage_done
+from flows.pipeline import done, failed_state, stage_done
 from flows.progress import StageRow, Work, failed_row
 from flows.retrain_artifacts import Artifacts, show_outcomes
 from flows.retrain_run import Promote, locked, retrain_here
@@ -106,6 +105,6 @@ def retrain(
             result = retrain_here(place, steps, force, promote, publish)
     except TimmflowError as error:
         steps.show()
-        return Failed(message=str(error), data=error)
+        return failed_state(error)
     steps.show()
     return {**result, "rows": [asdict(row) for row in steps.rows]}

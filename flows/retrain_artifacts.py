@@ -27,7 +27,7 @@ from prefect.artifacts import (
 
 from components.errors import DataError, RepositoryError
 from components.files import read_json
-from flows.flow_errors import FlowError
+from flows.flow_errors import FlowError, masked
 from flows.progress import StageRow
 from flows.retrain_site import Site, at
 from tasks.layout import STAGES, Layout
@@ -93,7 +93,7 @@ class Artifacts:
             before = {stage: self._recorded(stage) for stage in STAGES}
         create_table_artifact(
             key="retrain-metrics",
-            table=changes(now, before),
+            table=masked(changes(now, before)),
             description=f"Each figure, and its change against {name}.",
         )
 
@@ -106,7 +106,7 @@ class Artifacts:
             return {}
 
     def _verdict(self, last: Layout) -> None:
-        verdict = _read(last.root / "reports" / "verdict.json")
+        verdict = masked(_read(last.root / "reports" / "verdict.json"))
         if not verdict.get("rules"):
             return
         create_markdown_artifact(

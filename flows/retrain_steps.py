@@ -119,7 +119,10 @@ class Retraining(DataSteps):
         if status not in (PROMOTE, REFUSE):
             raise FlowError(output.reason(status))
         if "report" in yaml_file(self.tree / "dvc.yaml")["stages"]:
-            # The page begins with the gate's verdict, which DVC does not know for an input.
+            # The page begins with the gate's verdict, which cannot be an input of the stage: the
+            # gate judges what the stages have given, and may not come to a verdict, or judge the
+            # same model anew beside another champion. So the stage has left a page without one,
+            # and this writes it again.
             self.dvc(["repro", "--force", "--single-item", "report"], on_line)
         self._record(champion, on_line)
         start = next((i for i, line in enumerate(said) if line.startswith("gate: ")), len(said))

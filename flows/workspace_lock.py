@@ -111,25 +111,29 @@ def drop_stale_dvc_locks(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     kept: dict[str, dict[str, Any]] = {
-        "write": {
-            name: info for name, info in locks.get("write", {}).items() if _is_dvc(info["pid"])
-        },
+        "write": {name: info for name, info in locks.get("write", {}).items() if _is_held(info)},
         "read": {
             name: living
             for name, infos in locks.get("read", {}).items()
-            if (living := [info for info in infos if _is_dvc(info["pid"])])
+            if (living := [info for info in infos if _is_held(info)])
         },
     }
     if kept != {"write": locks.get("write", {}), "read": locks.get("read", {})}:
         write_json(path, kept)
 
 
-def _is_dvc(pid: int) -> bool:
+def _is_held(info: dict[str, Any]) -> bool:
+    """Whether the process that wrote an entry lives, and is not another one with its number.
+
+    DVC notes its arguments. Those that lead to Python's own (`-m dvc`) differ from the process's,
+    the last one does not.
+    """
     import psutil
 
     try:
-        return any("dvc" in word for word in psutil.Process(pid).cmdline())
+        line = psutil.Process(info["pid"]).cmdline()
     except psutil.AccessDenied:
         return True
     except psutil.Error:
         return False
+    return " ".join(line).endswith(str(info.get("cmd", "")).rpartition(" ")[2])

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -92,26 +91,26 @@ def worktree(
 
 def _configure_dvc(root: Path, tree: Path, cache: Path) -> None:
     """Let DVC in a worktree find what it finds in the user's: the cache, remotes, credentials."""
-    local = ConfigParser(interpolation=None, strict=False)
-    shared = ConfigParser(interpolation=None, strict=False)
-    local.read(root / ".dvc" / "config.local", encoding="utf-8")
-    shared.read(root / ".dvc" / "config", encoding="utf-8")
+    # What DVC itself reads and writes them with: a path may need quotes.
+    from configobj import ConfigObj
+
+    folder = root / ".dvc"
+    shared, local = (
+        ConfigObj(str(folder / name), encoding="utf-8", interpolation=False)
+        for name in ("config", "config.local")
+    )
     for source in (shared, local):
-        for section in source.sections():
-            url = source.get(section, "url", fallback="")
+        for section in source.sections:
+            url = source[section].get("url", "")
             # A relative path is meant from the folder of the file that it stands in.
             if "remote " in section and url and "://" not in url:
-                if not local.has_section(section):
-                    local.add_section(section)
-                if source is local or not local.has_option(section, "url"):
-                    local.set(section, "url", str((root / ".dvc" / url).resolve()))
-    if not local.has_section("cache"):
-        local.add_section("cache")
-    local.set("cache", "dir", str(cache))
-    local.set("cache", "type", '"reflink,hardlink,symlink"')
+                own = local.setdefault(section, {})
+                if source is local or "url" not in own:
+                    own["url"] = str((folder / Path(url).expanduser()).resolve())
+    local.setdefault("cache", {}).update({"dir": str(cache), "type": "reflink,hardlink,symlink"})
     path = tree / ".dvc" / "config.local"
     path.touch(mode=0o600)
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         local.write(file)
 
 

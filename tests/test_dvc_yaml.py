@@ -1,6 +1,7 @@
 """dvc.yaml says the truth: its code dependencies are what stages import, its paths are Layout's."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def module_file(name: str) -> Path | None:
     )
 
 
+@cache
 def imported_files(file: Path) -> set[Path]:
     """Files of this project that a file imports, late imports too, but not those for types only."""
     found: set[Path] = set()

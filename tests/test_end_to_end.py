@@ -202,16 +202,16 @@ def test_a_killed_flow_leaves_nothing_and_the_next_run_completes(copy, how):
     def training() -> bool:
         return any("tasks.train" in " ".join(p.info["cmdline"] or []) for p in ours())
 
-    wait_until(training, 180)
-    wait_until(lambda: list(copy.root.glob(".resume/*/*.ckpt")), 180)
+    wait_until(training)
+    wait_until(lambda: list(copy.root.glob(".resume/*/*.ckpt")))
     flow.send_signal(how)
-    flow.wait(60)
-    wait_until(lambda: not ours(), 30)
+    flow.wait(600)
+    wait_until(lambda: not ours())
     copy.params(train__epochs=2)
     assert "train" in copy.repro("train")[0]
 
 
-def wait_until(condition, seconds: float) -> None:
+def wait_until(condition, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"

@@ -80,6 +80,8 @@ def content_fault(file: Path) -> str | None:
             chunk = stream.read(_CHUNK)
             if b"\0" in chunk:
                 at = chunk.index(b"\0")
+                if not before and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    return 'is in UTF-16 (as Excel\'s "Unicode text"); save it as UTF-8'
                 where = line + chunk.count(b"\n", 0, at)
                 return (
                     f"line {where} has a NUL byte (0x00, byte {before + at}): it is not a text "

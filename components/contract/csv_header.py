@@ -5,6 +5,7 @@ Nothing here knows of images or classes; `csv_reader` does.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,8 @@ _SIZES = [
 ]
 # Columns of the canonical table, which a column of the user cannot replace.
 _RESERVED = {"image_id", "path", "width", "height", "sha256", "phash", "group", "split"}
+
+_UTF16 = dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 
 LONGEST_LINE = 1 << 22  # bytes
 _MOST_COLUMNS = 1 << 15
@@ -101,12 +104,15 @@ def free_name(name: str) -> str:
 def read_header(file: Path) -> tuple[list[str], str]:
     """The cells of the first line and the delimiter that it has: a comma, a tab or a semicolon.
 
-    Bytes that are not UTF-8 are replaced.
+    Bytes that are not UTF-8 are replaced; a table in UTF-16 is known for one, so that it can be
+    said why it is not read.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+    with file.open("rb") as start:
+        encoding = _UTF16.get(start.read(2), "utf-8-sig")
+    with file.open(encoding=encoding, errors="replace", newline="") as stream:
         line = stream.readline(LONGEST_LINE)
     delimiter = next((sign for sign in ",\t;" if sign in line), ",")
     try:

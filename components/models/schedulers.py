@@ -15,23 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from components.models.optimizers import import_class
+from components.models.schedule_arguments import SCHEDULE_ARGUMENTS
 from components.models.yolox_schedule import yolox_lr
 
 Factor = Callable[[float], float]
 
-# Their own arguments and defaults. A warm-up is `warmup_epochs`, linear, before any of them but
-# those of `_SELF_WARMED`.
-_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "cosine": {"T_max": None, "eta_min": None},
-    "step": {"step_size": 30, "gamma": 0.1},
-    "multistep": {"milestones": (8, 11), "gamma": 0.1},
-    "exponential": {"gamma": 0.95},
-    "cosine_with_restarts": {"T_0": 10, "T_mult": 1, "eta_min": None},
-    "onecycle": {"max_lr": None, "pct_start": 0.3, "div_factor": 25.0, "final_div_factor": 1e4},
-    "plateau": {"monitor": "val/loss", "mode": None, "factor": 0.1, "patience": 10},
-    "yolox": {"no_aug_epochs": 15, "min_lr_ratio": 0.05},
-    "none": {},
-}
 # torch's class names in lower case, which AutoTimm's pages use as well.
 _ALIASES = {
     "cosineannealinglr": "cosine",
@@ -54,7 +42,7 @@ def list_schedulers(include_timm: bool = True) -> dict[str, list[str]]:
         include_timm: also those that AutoTimm takes from timm.
     """
     timm = ["cosine_with_restarts", "plateau"]
-    names = {"torch": [name for name in _ARGUMENTS if name not in timm]}
+    names = {"torch": [name for name in SCHEDULE_ARGUMENTS if name not in timm]}
     return names | {"timm": timm} if include_timm else names
 
 
@@ -159,19 +147,21 @@ def create_scheduler(
         }
         return {"scheduler": made, "interval": scheduler.get("interval", "epoch"), **how}
     name = _ALIASES.get((scheduler or "none").lower(), scheduler or "none")
-    if name not in _ARGUMENTS:
-        near = difflib.get_close_matches(name, _ARGUMENTS, n=1)
+    if name not in SCHEDULE_ARGUMENTS:
+        near = difflib.get_close_matches(name, SCHEDULE_ARGUMENTS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"unknown scheduler {name!r}; {hint}allowed: {', '.join(_ARGUMENTS)}")
-    unknown = sorted(set(options) - set(_ARGUMENTS[name]))
+        raise ValueError(
+            f"unknown scheduler {name!r}; {hint}allowed: {', '.join(SCHEDULE_ARGUMENTS)}"
+        )
+    unknown = sorted(set(options) - set(SCHEDULE_ARGUMENTS[name]))
     if unknown:
         allowed = ", ".join(
-            [*_ARGUMENTS[name], *([] if name in _SELF_WARMED else ["warmup_epochs"])]
+            [*SCHEDULE_ARGUMENTS[name], *([] if name in _SELF_WARMED else ["warmup_epochs"])]
         )
         raise ValueError(
             f"scheduler_kwargs of {name!r}: no argument {unknown[0]!r}; allowed: {allowed}"
         )
-    options = {**_ARGUMENTS[name], **options}
+    options = {**SCHEDULE_ARGUMENTS[name], **options}
     for key, value in {**options, "warmup_epochs": warmup_epochs}.items():
         least = _LEAST.get(key, 0 if key == "warmup_epochs" else None)
         if least is not None and not value >= least:

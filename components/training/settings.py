@@ -7,20 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from components.data.settings import AugmentParams
+from components.models.schedule_arguments import SCHEDULE_ARGUMENTS
 from components.settings import Settings
-
-# What each schedule takes, besides the warm-up (components/models/schedulers.py).
-SCHEDULER_OPTIONS = {
-    "cosine": ("T_max", "eta_min"),
-    "step": ("step_size", "gamma"),
-    "multistep": ("milestones", "gamma"),
-    "exponential": ("gamma",),
-    "cosine_with_restarts": ("T_0", "T_mult", "eta_min"),
-    "onecycle": ("max_lr", "pct_start", "div_factor", "final_div_factor"),
-    "plateau": ("monitor", "mode", "factor", "patience"),
-    "yolox": ("no_aug_epochs", "min_lr_ratio"),
-    "none": (),
-}
 
 
 class ClassifierSettings(Settings):
@@ -222,7 +210,7 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _scheduler_takes_its_options(self) -> TrainSettings:
-        known = SCHEDULER_OPTIONS[self.scheduler]
+        known = SCHEDULE_ARGUMENTS[self.scheduler]
         for name in self.scheduler_options:
             if name not in known:
                 allowed = ", ".join(known) or "none"

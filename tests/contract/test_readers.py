@@ -44,6 +44,16 @@ def test_format_is_found(tmp_path, files, task, format):
     assert read_dataset(tmp_path, "auto", task).format == format
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_table_in_utf16_is_said_to_be_one(tmp_path, encoding):
+    text = "\ufeff" * (encoding == "utf-16-be") + "path\tlabel\n1.jpg\tcat\n"
+    write(tmp_path, IMAGES)
+    (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+    reading = read_dataset(tmp_path, "auto", "classification")
+    (finding,) = [item for item in reading.findings if item.check == "annotations-unreadable"]
+    assert "is in UTF-16" in finding.message and "save it as UTF-8" in finding.message
+
+
 @pytest.mark.parametrize(
     ("files", "task", "told"),
     [

@@ -111,8 +111,8 @@ def finish(toy: Toy, process: subprocess.Popen[str], number: int) -> tuple[int, 
     started = time.monotonic()
     os.kill(process.pid, number)
     with process:
-        output, errors = process.communicate(timeout=60)
-    toy.wait_until(lambda: not toy.processes(), 15)
+        output, errors = process.communicate(timeout=600)
+    toy.wait_until(lambda: not toy.processes())
     return process.returncode, output + errors, time.monotonic() - started
 
 

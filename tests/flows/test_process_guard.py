@@ -98,7 +98,7 @@ for line in process.lines:
         toy.wait_until(lambda: "hanging" in str(caller.stdout and caller.stdout.readline()))
         assert len(toy.processes()) >= 5
         caller.kill()
-    toy.wait_until(lambda: not toy.processes(), 20)
+    toy.wait_until(lambda: not toy.processes())
 
 
 def test_a_program_that_does_not_exist(toy: Toy) -> None:

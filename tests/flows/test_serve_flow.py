@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from test_notify import Stand
 
 from flows import serve
 from flows.dead_runs import SILENT_SECONDS, watch_heartbeats
+from flows.ephemeral_server import free_port
 from flows.flow_errors import FlowError
 from flows.incoming_watch import resource
 
@@ -107,9 +107,7 @@ def test_dead_runs_are_watched_once(prefect_server: str) -> None:
 @pytest.fixture
 def real_server(tmp_path: Path) -> Iterator[dict[str, str]]:
     """What `prefect server start` starts, automations too; gives the environment to use it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     env = {
         **os.environ,
         "PREFECT_HOME": str(tmp_path / "prefect"),
@@ -122,7 +120,7 @@ def real_server(tmp_path: Path) -> Iterator[dict[str, str]]:
         )
     yield env
     os.killpg(server.pid, signal.SIGTERM)
-    server.wait(60)
+    server.wait(600)
 
 
 def answer(env: dict[str, str], path: str, body: dict[str, Any] | None = None) -> Any:
@@ -144,7 +142,7 @@ def test_a_new_batch_starts_a_run_whose_failure_is_told(
     env = real_server
     with Stand() as stand:
         threading.Thread(target=stand.serve_forever, daemon=True).start()
-        toy.wait_until(lambda: answer(env, "health"), 300)
+        toy.wait_until(lambda: answer(env, "health"))
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.serve", "--name", "toy", "--on-data", "1"],
             cwd=toy.root,
@@ -153,7 +151,7 @@ def test_a_new_batch_starts_a_run_whose_failure_is_told(
             stderr=subprocess.STDOUT,
             text=True,
         )
-        toy.wait_until(lambda: answer(env, "deployments/name/retrain/toy"), 300)
+        toy.wait_until(lambda: answer(env, "deployments/name/retrain/toy"))
         deployment = answer(env, "deployments/name/retrain/toy")
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
@@ -166,7 +164,7 @@ def test_a_new_batch_starts_a_run_whose_failure_is_told(
         # A toy's pipeline has no `validate`, so the run fails.
         toy.batch(".copying", range(20, 22))
         (toy.root / "data/incoming/.copying").rename(toy.root / "data/incoming/june")
-        toy.wait_until(lambda: stand.taken, 300)
+        toy.wait_until(lambda: stand.taken)
         [run] = answer(env, "flow_runs/filter", {})
         assert (run["deployment_id"], run["created_by"]["type"]) == (
             deployment["id"],
@@ -176,9 +174,9 @@ def test_a_new_batch_starts_a_run_whose_failure_is_told(
         assert body["title"] == "retrain: Failed"
         assert "has no stage validate" in body["message"]
         assert f"{toy.root}/.dvc/tmp/retrain/last" in body["message"]
-        toy.wait_until(lambda: answer(env, f"flow_runs/{run['id']}")["state_type"] == "FAILED", 300)
+        toy.wait_until(lambda: answer(env, f"flow_runs/{run['id']}")["state_type"] == "FAILED")
         process.terminate()
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=600)
         stand.shutdown()
     assert process.returncode == 0, said
     assert "new batches: june" in said

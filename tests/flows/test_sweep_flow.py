@@ -138,12 +138,12 @@ def test_a_stopped_sweep_leaves_nothing_and_goes_on(
             assert process.poll() is None, process.communicate()
             return runs.exists() and "train 0.25" in runs.read_text()
 
-        sweep_toy.wait_until(hangs, 300)
+        sweep_toy.wait_until(hangs)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
     assert process.returncode == status
     assert "Traceback" not in errors
-    sweep_toy.wait_until(lambda: not sweep_toy.processes(), 60)
+    sweep_toy.wait_until(lambda: not sweep_toy.processes())
     if number != signal.SIGKILL:
         assert trees(sweep_toy) == []
     # The next one removes what a killed one left.

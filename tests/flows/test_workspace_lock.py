@@ -86,11 +86,16 @@ def test_a_stale_dvc_lock_does_not_block(toy: Toy, text: str) -> None:
 
 def test_the_lock_of_a_living_dvc_stays(toy: Toy) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", "input()", "dvc"], stdin=subprocess.PIPE, text=True
+        [sys.executable, "-c", "input()", "dvc", "repro"], stdin=subprocess.PIPE, text=True
     ) as dvc:
-        alive = {"pid": dvc.pid, "cmd": "dvc repro"}
+        alive = {"pid": dvc.pid, "cmd": "/somewhere/dvc/__main__.py repro"}
         dead = {"pid": 2**22 + 1, "cmd": "dvc repro"}
-        locks = {"write": {"a": alive, "b": dead}, "read": {"c": [alive, dead], "d": [dead]}}
+        # The number of one that has ended, and is in use again by what only speaks of DVC.
+        other = {"pid": dvc.pid, "cmd": "/somewhere/dvc/__main__.py repro train"}
+        locks = {
+            "write": {"a": alive, "b": dead, "e": other},
+            "read": {"c": [alive, dead, other], "d": [dead, other]},
+        }
         path = lock_file(toy, json.dumps(locks))
         drop_stale_dvc_locks(path)
         assert json.loads(path.read_text()) == {"write": {"a": alive}, "read": {"c": [alive]}}

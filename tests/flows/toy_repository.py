@@ -87,7 +87,7 @@ class Toy:
                 continue
         return found
 
-    def wait_until(self, true: Callable[[], object], seconds: float = 60) -> None:
+    def wait_until(self, true: Callable[[], object], seconds: float = 600) -> None:
         """Wait for something to come true; a bound on life, not on speed."""
         deadline = time.monotonic() + seconds
         while not true():
@@ -139,5 +139,5 @@ class Command:
 
     def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
         with self.start(*args) as process:
-            output, errors = process.communicate(timeout=300)
+            output, errors = process.communicate(timeout=600)
         return subprocess.CompletedProcess(args, process.returncode, output, errors)

@@ -19,7 +19,7 @@ def run(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[
     command = [sys.executable, "-m", module, *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

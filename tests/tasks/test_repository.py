@@ -55,7 +55,7 @@ def test_only_a_push_runs_hooks(root: Path, tmp_path: Path) -> None:
         (hooks / name).write_text("#!/bin/sh\necho refused by me >&2\nexit 1\n")
         (hooks / name).chmod(0o755)
     git(root, "commit", "-q", "--allow-empty", "-m", "again")
-    with pytest.raises(RepositoryError, match="git push in .*: refused by me"):
+    with pytest.raises(RepositoryError, match=r"git push in .*: refused by me"):
         git(root, "push", "-q", "origin", "main")
 
 
@@ -81,7 +81,7 @@ def test_errors_are_in_the_words_of_git_and_dvc(
     assert first.startswith(f"dvc status in {root}: you are not inside of a DVC repository")
     assert not any(line.startswith(("ERROR", "Having")) or not line for line in others)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RepositoryError, match="git status in .*: cannot be run: .*'git'"):
+    with pytest.raises(RepositoryError, match=r"git status in .*: cannot be run: .*'git'"):
         git(root, "status")
 
 

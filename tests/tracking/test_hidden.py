@@ -36,7 +36,14 @@ def test_which_variables_are_secrets() -> None:
         "DB": "postgres://admin:s3cret!!@host/x",
         "SHORT_TOKEN": "ab",  # would be found in any word
         "HOME": "/home/someone",
+        "PWD": "/home/someone/here",
+        "TIMMFLOW_NOTIFY_URL": "slack://mnopqrst/uv",
+        "MYSQL_PWD": "wxyzabcd",
+        "SMTP_PASS": "bcdefghi",
         "aws_secret_access_key": "ijklmnop",
     }
     found = secrets_of(environment)
-    assert found == {"abcdefgh", "admin:s3cret!!", "s3cret!!", "ijklmnop"}
+    assert found == {
+        *("abcdefgh", "admin:s3cret!!", "s3cret!!", "ijklmnop"),
+        *("slack://mnopqrst/uv", "wxyzabcd", "bcdefghi"),
+    }

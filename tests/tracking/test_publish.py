@@ -168,8 +168,8 @@ def test_a_run_read_back_has_everything_but_secrets(recorded: Path) -> None:
 def test_without_account_or_server_nothing_waits(root: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    status, lines = publish(root, url)
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"  # nobody's, and nobody listens
+        status, lines = publish(root, url)
     assert status == 1
     assert lines == [lines[0]] and "6 runs left here" in lines[0] and "out of reach" in lines[0]
     status, lines = publish(root, url, WANDB_API_KEY="", NETRC="/none", HOME=str(root))

@@ -32,7 +32,7 @@ def python(root: Path, *words: str, **more: str) -> subprocess.CompletedProcess[
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 
@@ -43,7 +43,7 @@ def record(root: Path, *stages: str, **more: str) -> str:
     return done.stdout
 
 
-def publish(root: Path, url: str, seconds: float = 60, **more: str) -> tuple[int, list[str]]:
+def publish(root: Path, url: str, seconds: float = 300, **more: str) -> tuple[int, list[str]]:
     """Status and lines of `python -m tasks.publish`."""
     words = ("-m", "tasks.publish", "--timeout", str(seconds))
     done = python(root, *words, **{"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, **more})

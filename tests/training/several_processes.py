@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from multiprocessing import get_context
@@ -30,6 +29,7 @@ from components.models.detector import ObjectDetector
 from components.training.callbacks import EpochSeed
 from components.training.fit import fit
 from components.training.settings import TrainSettings
+from flows.ephemeral_server import free_port
 
 NAME = "mobilenetv3_small_050"
 
@@ -120,9 +120,7 @@ def environment():
 
 
 def main(plan, folder, count=2):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # Forked: what takes longest is to import.
     fork = get_context("fork")
     ranks = [
