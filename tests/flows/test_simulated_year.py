@@ -117,10 +117,10 @@ def ended_badly(year: Year, server: PrefectServer, stand: Stand) -> None:
     with hanging(year, server) as (run, _):
         cancel = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
         assert ask(server.url, f"flow_runs/{run}/set_state", cancel)
-        wait_until(lambda: len(stand.taken) == 1, "a message of the cancelled run")
+        wait_until(lambda: len(stand.taken) >= 1, "a message of the cancelled run")
     with hanging(year, server) as (_, flow):
         flow.send_signal(signal.SIGKILL)
-        wait_until(lambda: len(stand.taken) == 2, "a message of the killed run")
+        wait_until(lambda: len(stand.taken) >= 2, "a message of the killed run")
     learn.write_text(FAIL)
     simulated.git(year.root, "commit", "-qam", "fail")
     wait_until(lambda: len(stand.taken) >= 3, "a message of the failed run")
@@ -198,7 +198,7 @@ def test_who_is_told_of_bad_ends(year: Year) -> None:
     assert titles == ["retrain: Cancelled", "retrain: Crashed", "retrain: Failed"]
     for message in year.messages:
         assert f"look: {year.root}/.dvc/tmp/retrain/last" in message["message"]
-        assert f"{message['title'].split()[-1].upper()}" in {r["state_type"] for r in year.runs}
+        assert message["title"].split()[-1].upper() in {run["state_type"] for run in year.runs}
     assert "train: no answer: environ({" in year.messages[2]["message"]
 
 
