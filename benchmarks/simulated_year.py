@@ -318,20 +318,30 @@ def _said(command: list[str], root: Path) -> str:
 
 
 @contextmanager
-def scheduler(root: Path, url: str, home: Path) -> Iterator[None]:
-    """`flows.serve` for the length of a block."""
-    env = {**environment(), "PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
+def scheduler(
+    root: Path, url: str, home: Path, *words: str, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`flows.serve` for the length of a block.
+
+    Args:
+        root: the repository.
+        url: of Prefect's server.
+        home: folder of Prefect's files, and of the log `serve.log`.
+        words: of its command line, beside the schedule.
+        variables: on top of `environment()`.
+    """
+    env = {**environment(), "PREFECT_API_URL": url, "PREFECT_HOME": str(home), **variables}
     env["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
     with (home / "serve.log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--every", str(EVERY_SECONDS)],
+            [sys.executable, "-m", "flows.serve", "--every", str(EVERY_SECONDS), *words],
             cwd=root,
             env=env,
             stdout=log,
             stderr=log,
         )
     try:
-        yield
+        yield process
     finally:
         # As systemd does: asked first; a run that is at work then goes on for a while.
         children = psutil.Process(process.pid).children(recursive=True)
@@ -339,10 +349,11 @@ def scheduler(root: Path, url: str, home: Path) -> Iterator[None]:
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            for left in (process, *children):
-                with suppress(psutil.NoSuchProcess):
-                    left.kill()
+            process.kill()
             process.wait()
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
 
 
 def wait_for_run(server: PrefectServer, since: float) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def message(flow_name: str, flow_run: FlowRun, state: State[Any]) -> tuple[str, 
     page = get_current_settings().ui_url
     if page:
         lines.append(f"run: {masked(page)}/runs/flow-run/{flow_run.id}")
-    return f"{flow_name}: {state.name or state.type.value}", "\n".join(lines)
+    # Told while it is still being ended.
+    end = "Cancelled" if state.is_cancelling() else state.name or state.type.value
+    return f"{flow_name}: {end}", "\n".join(lines)
 
 
 def _send(title: str, text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from prefect import flow
-from prefect.states import Failed
+from prefect.states import Cancelling, Failed
 
 from flows import notify
 from flows.retrain import retrain
@@ -71,6 +71,8 @@ def test_what_is_said() -> None:
     lines = text.splitlines()
     assert lines[0].endswith(": train: nothing was learnt")
     assert lines[1] == "look: /repo/.dvc/tmp/retrain/last"
+    run, _ = run_and_state("")
+    assert notify.message("retrain", run, Cancelling())[0] == "retrain: Cancelled"
     assert notify.message("retrain", *run_and_state("x" * 9000))[1].count("x") == 300
     assert "\nlook: .dvc/tmp" in notify.message("retrain", *run_and_state("x", "."))[1]
 

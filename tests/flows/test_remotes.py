@@ -5,6 +5,7 @@ It needs `pip install 'moto[server]' dvc-s3`, which are not among the developmen
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,9 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # botocore's and moto's own
-def test_s3(s3: tuple[Any, str], toy: RetrainToy) -> None:
+def test_s3(
+    s3: tuple[Any, str], toy: RetrainToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, address = s3
     for words in (
         ["add", "-d", "store", "s3://store/timmflow"],
@@ -69,3 +72,24 @@ def test_s3(s3: tuple[Any, str], toy: RetrainToy) -> None:
     assert b"0.74" in bodies
     config = (toy.root / ".dvc" / "config").read_text() + toy.git("log", "-p", "--all")
     assert "secret-of-the-bucket" not in config
+
+    # Another machine: nothing of this one's but git, the bucket and its key.
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    there = tmp_path / "there"
+    toy.git("clone", "-q", "--branch", "model@v1.1.0", str(toy.root), str(there))
+    pulled = dvc(there, "pull")
+    assert pulled.returncode == 0, pulled.stderr
+    status = dvc(there, "status", "--json")
+    assert status.stdout.strip() == "{}", status.stderr
+    assert (there / "models/model.onnx").read_text() == "0.74"
+    # What has changed in the bucket is not taken: `verify` is on.
+    [key] = [key for key, body in zip(keys, bodies, strict=True) if body == b"0.74"]
+    client.put_object(Bucket="store", Key=key, Body=b"0.99")
+    for place in (there / ".dvc/cache", there / "models", there / "out"):
+        shutil.rmtree(place)
+    pulled = dvc(there, "pull")
+    assert pulled.returncode != 0
+    assert not (there / "models/model.onnx").exists()

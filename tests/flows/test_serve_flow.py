@@ -1,24 +1,18 @@
-"""`python -m flows.serve`: what it refuses; with a real server, from a new batch to a message."""
+"""`python -m flows.serve`: what it refuses; `test_simulated_year.py` has what it does."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from retrain_repository import CODE, RetrainToy
-from test_notify import Stand
 
 from flows import serve
 from flows.dead_runs import SILENT_SECONDS, watch_heartbeats
-from flows.ephemeral_server import free_port
 from flows.flow_errors import FlowError
 from flows.incoming_watch import resource
 
@@ -102,83 +96,3 @@ def test_dead_runs_are_watched_once(prefect_server: str) -> None:
     assert automation.trigger.within.total_seconds() == SILENT_SECONDS
     labels = automation.trigger.match_related.model_dump()
     assert labels == {"prefect.resource.id": f"prefect.tag.{resource('mine')}"}
-
-
-@pytest.fixture
-def real_server(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """What `prefect server start` starts, automations too; gives the environment to use it."""
-    port = str(free_port())
-    env = {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--port", port], env=env, stdout=log, stderr=log, start_new_session=True
-        )
-    yield env
-    os.killpg(server.pid, signal.SIGTERM)
-    server.wait(600)
-
-
-def answer(env: dict[str, str], path: str, body: dict[str, Any] | None = None) -> Any:
-    """What the server's API says; None while it does not answer, or knows of nothing."""
-    try:
-        url = f"{env['PREFECT_API_URL']}/{path}"
-        # No proxy: it is this machine.
-        with httpx.Client(trust_env=False, timeout=60) as client:
-            said = client.get(url) if body is None else client.post(url, json=body)
-    except httpx.TransportError:
-        return None
-    return said.json() if said.is_success else None
-
-
-@pytest.mark.slow
-def test_a_new_batch_starts_a_run_whose_failure_is_told(
-    toy: RetrainToy, real_server: dict[str, str]
-) -> None:
-    env = real_server
-    with Stand() as stand:
-        threading.Thread(target=stand.serve_forever, daemon=True).start()
-        toy.wait_until(lambda: answer(env, "health"))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--name", "toy", "--on-data", "1"],
-            cwd=toy.root,
-            env={**env, "TIMMFLOW_NOTIFY_URL": stand.address},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        toy.wait_until(lambda: answer(env, "deployments/name/retrain/toy"))
-        deployment = answer(env, "deployments/name/retrain/toy")
-        assert deployment["global_concurrency_limit"]["limit"] == 1
-        assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-        form = deployment["parameter_openapi_schema"]["properties"]
-        assert list(form) == ["root", "force", "promote", "publish"]
-        assert all(field["description"] for field in form.values())
-        start = f"deployments/{deployment['id']}/create_flow_run"
-        assert answer(env, start, {"parameters": {"promote": "never"}}) is None
-
-        # A toy's pipeline has no `validate`, so the run fails.
-        toy.batch(".copying", range(20, 22))
-        (toy.root / "data/incoming/.copying").rename(toy.root / "data/incoming/june")
-        toy.wait_until(lambda: stand.taken)
-        [run] = answer(env, "flow_runs/filter", {})
-        assert (run["deployment_id"], run["created_by"]["type"]) == (
-            deployment["id"],
-            "AUTOMATION",
-        )
-        [(_, body)] = stand.taken
-        assert body["title"] == "retrain: Failed"
-        assert "has no stage validate" in body["message"]
-        assert f"{toy.root}/.dvc/tmp/retrain/last" in body["message"]
-        toy.wait_until(lambda: answer(env, f"flow_runs/{run['id']}")["state_type"] == "FAILED")
-        process.terminate()
-        said, _ = process.communicate(timeout=600)
-        stand.shutdown()
-    assert process.returncode == 0, said
-    assert "new batches: june" in said
-    toy.wait_until(lambda: not toy.processes())
-    assert toy.traces() == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 import wandb
+from canaries import CANARIES, TOLD, found_in
 from tracked_workspace import inspected, publish, record, run_of, runs
 from wandb_stand_in import Mood, StandIn, stand_in
 
@@ -25,38 +25,6 @@ from tasks.publish import publish as publish_here
 
 STAGES = ("validate", "train", "evaluate", "retrain", "export", "killed")
 REPORTS = find_spec("wandb_workspaces") is not None
-
-
-CANARIES = {
-    "WANDB_API_KEY": "canary00" * 5,
-    "AWS_SECRET_ACCESS_KEY": "canary01",
-    "AWS_SESSION_TOKEN": "canary02",
-    "GITHUB_TOKEN": "canary03",
-    "PREFECT_API_KEY": "canary04",
-    "DB_PASSWORD": "canary05",
-    "SLACK_WEBHOOK_URL": "https://hooks.example/canary06",
-    "MAIL_PASSPHRASE": "canary07",
-    "AZURE_STORAGE_CONNECTION_STRING": "canary08",
-    "GOOGLE_CREDENTIALS": "canary09",
-    "DATABASE_URL": "postgres://admin:canary10@db.example/x",
-    "HTTPS_PROXY_LOGIN": "http://canary11:canary12@proxy.example",
-    "HF_TOKEN": "canary13",
-    "SMTP_AUTH": "canary14",
-}
-# What a person may write into parameters.
-TOLD = {
-    "of the environment": [f"key {value}" for value in CANARIES.values()],
-    "data": "https://reader:canary15@data.example/set",
-    "weights": "s3://bucket/w?X-Amz-Signature=canary16&part=1",
-    "hub": "https://canary17@git.example/repo",
-    "link": "https://files.example/a?token=canary18#x",
-    "note, see https://x.example/y?api_key=canary19": 1,
-}
-
-
-def found_in(content: bytes) -> list[str]:
-    """Canaries in it."""
-    return sorted(set(re.findall(r"canary\d\d", content.decode("utf-8", errors="replace"))))
 
 
 @pytest.fixture(scope="module")
