@@ -231,7 +231,7 @@ class Registry:
             RegistryError: the commit names none, or its bytes are nowhere or damaged.
         """
         path, md5 = self.model_file(commit)
-        _dvc(self.root, "get", "--quiet", "--rev", commit, "-o", str(target), ".", path)
+        _dvc(self.root, "get", "--rev", commit, "-o", str(target), ".", path)
         with target.open("rb") as file:
             found = hashlib.file_digest(file, "md5").hexdigest()
         if found != md5:

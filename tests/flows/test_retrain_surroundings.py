@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import pytest
 import yaml
-from retrain_repository import RetrainToy, retrained
+from retrain_repository import RetrainToy, make_retrain_toy, retrained
 
 from components.errors import RepositoryError
 from flows.cache_check import find_damaged
@@ -25,19 +25,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def with_remote(first: RetrainToy, tmp_path_factory: pytest.TempPathFactory) -> RetrainToy:
+def first(tmp_path_factory: pytest.TempPathFactory, scrubbed: None) -> RetrainToy:
     """A repository with a remote, a model in production, and a better one to come."""
-    toy = first.copied(tmp_path_factory.mktemp("with-remote"))
+    # Not a copy of the other tests' `first`: DVC fetches the model with the champion's own remote.
+    toy = make_retrain_toy(tmp_path_factory.mktemp("first").resolve() / "repo")
     dvc(toy, "remote", "add", "--quiet", "-d", "store", "../store")
     toy.git("commit", "-qm", "remote", "--", ".dvc/config")
-    dvc(toy, "push", "--quiet", "--all-branches")
+    assert retrained(toy)[0]["outcome"] == "promoted"
     toy.commit("0.7")
     return toy
 
 
 @pytest.fixture
-def toy(with_remote: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
-    shutil.copytree(with_remote.root.parent, tmp_path / "there", symlinks=True)
+def toy(first: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
+    shutil.copytree(first.root.parent, tmp_path / "there", symlinks=True)
     toy = RetrainToy(tmp_path.resolve() / "there" / "repo")
     yield toy
     for process in toy.processes():

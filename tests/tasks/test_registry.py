@@ -103,7 +103,7 @@ def test_the_tag_comes_last_and_after_the_push(toy):
     assert version.name == "v1.0.0"
     calls = model_registry._dvc.calls  # type: ignore[attr-defined]
     pushed = calls.index("push")
-    assert pushed < calls.index("status --cloud", pushed) < calls.index("get --quiet")
+    assert pushed < calls.index("status --cloud", pushed) < calls.index("get --rev")
     assert git(toy, "tag").split() == ["model@v1.0.0"]
     assert git(toy, "tag", "-l", "--format=%(contents)").split() == [
         "register",
