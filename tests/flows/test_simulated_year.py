@@ -38,7 +38,7 @@ GOOD, CORRUPT, WORSE = 1, 4, 6
 PATIENCE = 600  # a bound on life, not on speed
 PRINT = "import os, sys, time\nprint('environment:', dict(os.environ), flush=True)\n"
 HANG = PRINT + "print('hanging', flush=True)\ntime.sleep(3600)\n"
-FAIL = PRINT + "sys.exit(f'error: train: no answer: {os.environ}')\n"
+FAIL = PRINT + "sys.exit(f'error: no answer: {os.environ}')\n"
 
 
 @dataclass
@@ -111,8 +111,11 @@ def hanging(year: Year, server: PrefectServer) -> Iterator[tuple[str, psutil.Pro
 
 def ended_badly(year: Year, server: PrefectServer, stand: Stand) -> None:
     """A run that is cancelled, one that is killed, one that fails: a message each."""
-    learn = year.root / "learn.py"
+    learn, dvc_yaml = year.root / "learn.py", year.root / "dvc.yaml"
     learn.write_text(HANG)
+    # The first stage, so that no time is lost before.
+    stages = dvc_yaml.read_text()
+    dvc_yaml.write_text(stages.replace("python -m tasks.validate", "python learn.py"))
     simulated.git(year.root, "commit", "-qam", "hang")
     with hanging(year, server) as (run, _):
         cancel = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
@@ -199,7 +202,7 @@ def test_who_is_told_of_bad_ends(year: Year) -> None:
     for message in year.messages:
         assert f"look: {year.root}/.dvc/tmp/retrain/last" in message["message"]
         assert message["title"].split()[-1].upper() in {run["state_type"] for run in year.runs}
-    assert "train: no answer: environ({" in year.messages[2]["message"]
+    assert "validate: no answer: environ({" in year.messages[2]["message"]
 
 
 def test_nothing_secret_is_left_anywhere(year: Year) -> None:
