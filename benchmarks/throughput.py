@@ -5,16 +5,17 @@
 
 A round is one epoch of training under each contender's own trainer: ours with all that a training
 does here (EMA, checks of the loss, curves), autotimm's AutoTrainer without compilation, which on a
-CPU takes longer than it saves in an epoch. resnet18 from random weights; classification: 32 images
-of 224 px a step; detection: FCOS, 8 of 320 px, pyramid of 128 channels, four convolutions. Both
-bring images to size by their own default augmentation, with 0 and with 2 loader workers. Ours reads
-prepared data. autotimm reads the same photos as JPEG files, once of 500 x 375 and once brought to
-the training size beforehand ("small files"), which is its best case.
+CPU takes longer than it saves in an epoch. Backbones, from random weights: the default one,
+tf_efficientnet_lite0, and resnet18. Classification: 32 images of 224 px a step; detection: FCOS, 8
+of 320 px, pyramid of 128 channels, four convolutions. Both bring images to size by their own
+default augmentation, with 0 and with 2 loader workers. Ours reads prepared data. autotimm reads the
+same photos as JPEG files, once of 500 x 375 and once brought to the training size beforehand
+("small files"), which is its best case.
 
 Each contender is a process that stays, with torch's default threads and freed memory kept
 (`components.runtime`); they take turns, epoch by epoch, one at work at a time. The first epoch
 warms up; medians of the others are printed. Validation is not counted. Nothing else should run: an
-epoch of 160 images takes about a minute on two cores, so all of it about an hour; `--images 32
+epoch of 160 images takes up to a minute on two cores, so all of it up to two hours; `--images 32
 --rounds 1 --task classification --workers 0` shows in minutes that it runs.
 """
 
@@ -39,7 +40,7 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-BACKBONE = "resnet18"
+BACKBONES = ("tf_efficientnet_lite0", "resnet18")
 SIZES = {"classification": 224, "detection": 320}
 BATCHES = {"classification": 32, "detection": 8}
 FPN_CHANNELS, HEAD_CONVS = 128, 4
@@ -69,7 +70,7 @@ def make_small(folder: Path, target: Path, size: int) -> None:
         (target / f"{split}.json").write_text(json.dumps(content))
 
 
-def our_epoch(folder: Path, task: str, workers: int) -> Callable[[], Figures]:
+def our_epoch(folder: Path, task: str, backbone: str, workers: int) -> Callable[[], Figures]:
     """An epoch of `components.training.fit`, from new weights each time."""
     from benchmarks.loading import MEAN, STD, packed
     from components.data.loaders import PreparedDataModule
@@ -80,7 +81,7 @@ def our_epoch(folder: Path, task: str, workers: int) -> Callable[[], Figures]:
 
     kind: Any = {"fpn_channels": FPN_CHANNELS, "head_num_convs": HEAD_CONVS}
     settings = TrainSettings(
-        backbone=BACKBONE,
+        backbone=backbone,
         pretrained=False,
         epochs=1,
         warmup_epochs=0,
@@ -103,7 +104,7 @@ def our_epoch(folder: Path, task: str, workers: int) -> Callable[[], Figures]:
     return epoch
 
 
-def autotimm_epoch(folder: Path, task: str, workers: int) -> Callable[[], Figures]:
+def autotimm_epoch(folder: Path, task: str, backbone: str, workers: int) -> Callable[[], Figures]:
     """An epoch of autotimm's own trainer, from new weights each time."""
     import autotimm
 
@@ -122,10 +123,10 @@ def autotimm_epoch(folder: Path, task: str, workers: int) -> Callable[[], Figure
     def epoch() -> Figures:
         options: dict[str, Any] = {"compile_model": False, "deterministic": False}
         if task == "classification":
-            config = autotimm.BackboneConfig(BACKBONE, pretrained=False)
+            config = autotimm.BackboneConfig(backbone, pretrained=False)
             model = autotimm.ImageClassifier(config, 2, **options)
         else:
-            features = autotimm.FeatureBackboneConfig(BACKBONE, pretrained=False)
+            features = autotimm.FeatureBackboneConfig(backbone, pretrained=False)
             model = autotimm.ObjectDetector(
                 features, 2, fpn_channels=FPN_CHANNELS, head_num_convs=HEAD_CONVS, **options
             )
@@ -155,7 +156,7 @@ def _of_training(seconds: dict[str, float], total: float) -> Figures:
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
 
-def serve(contender: str, folder: Path, task: str, workers: int) -> None:
+def serve(contender: str, folder: Path, task: str, backbone: str, workers: int) -> None:
     """A contender's process: an epoch a line of input, its figures a line of output."""
     # What its libraries print must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
@@ -164,7 +165,7 @@ def serve(contender: str, folder: Path, task: str, workers: int) -> None:
 
     configure_torch(seed=0)
     make = our_epoch if contender == "timmflow" else autotimm_epoch
-    epoch = make(folder, task, workers)
+    epoch = make(folder, task, backbone, workers)
     print("ready", file=answers, flush=True)
     for _ in sys.stdin:
         print(json.dumps(epoch()), file=answers, flush=True)
@@ -175,16 +176,19 @@ class Remote:
 
     Args:
         python: of its environment.
-        contender, folder, task, workers: see `serve`.
+        contender, folder, task, backbone, workers: see `serve`.
 
     Raises:
         SystemExit: it does not work there; with what it said.
     """
 
-    def __init__(self, python: str, contender: str, folder: Path, task: str, workers: int):
-        self.name = f"{contender}, {task}, {workers} workers"
-        self.log = Path(f"{folder}-{contender[:4]}-{workers}.log")
+    def __init__(
+        self, python: str, contender: str, folder: Path, task: str, backbone: str, workers: int
+    ):
+        self.name = f"{contender}, {task}, {backbone}, {workers} workers"
+        self.log = Path(f"{folder}-{contender[:4]}-{backbone}-{workers}.log")
         command = [python, "-m", "benchmarks.throughput", "--serve", contender, str(folder), task]
+        command.append(backbone)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, str(workers)],
@@ -224,7 +228,9 @@ class Remote:
         raise SystemExit(f"{self.name} failed:\n{said}")
 
 
-def measure(task: str, workers: int, args: argparse.Namespace, work: Path) -> list[str]:
+def measure(
+    task: str, backbone: str, workers: int, args: argparse.Namespace, work: Path
+) -> list[str]:
     """Rows of a table: contender, images a second, ratio, where the time went."""
     from benchmarks.loading import make_photos
 
@@ -238,7 +244,7 @@ def measure(task: str, workers: int, args: argparse.Namespace, work: Path) -> li
             if name == "timmflow" or args.autotimm:
                 python = sys.executable if name == "timmflow" else args.autotimm
                 folder = small if "small" in name else photos
-                remotes[name] = Remote(python, name, folder, task, workers)
+                remotes[name] = Remote(python, name, folder, task, backbone, workers)
         found: dict[str, list[Figures]] = {name: [] for name in remotes}
         for number in range(args.rounds + 1):
             for name, remote in remotes.items():
@@ -258,10 +264,8 @@ def measure(task: str, workers: int, args: argparse.Namespace, work: Path) -> li
         pairs = zip(found["timmflow"], found[name], strict=True)
         ratio = statistics.median(ours["rate"] / theirs["rate"] for ours, theirs in pairs)
         shares = " | ".join(f"{figures[part]:.0%}" for part in (*PARTS, "other"))
-        what = f"{task}, {BATCHES[task]} x {SIZES[task]} px"
-        lines.append(
-            f"| {what} | {workers} | {name} | {figures['rate']:.1f} | {ratio:.2f} | {shares} |"
-        )
+        what = f"{task}, {BATCHES[task]} x {SIZES[task]} px | {backbone} | {workers}"
+        lines.append(f"| {what} | {name} | {figures['rate']:.1f} | {ratio:.2f} | {shares} |")
     return lines
 
 
@@ -272,7 +276,7 @@ PAGE = """# Training throughput
 {what}
 
 | {head} |
-|---|---:|---|{dashes}|
+|---|---|---:|---|{dashes}|
 {rows}
 
 "ours is x": the median over the rounds of our images a second by theirs. `data` is what a step
@@ -283,8 +287,8 @@ waited for its batch.
 def main() -> None:
     """Command line; see the module's text."""
     if sys.argv[1:2] == ["--serve"]:
-        contender, folder, task, workers = sys.argv[2:]
-        serve(contender, Path(folder), task, int(workers))
+        contender, folder, task, backbone, workers = sys.argv[2:]
+        serve(contender, Path(folder), task, backbone, int(workers))
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -294,6 +298,7 @@ def main() -> None:
     )
     parser.add_argument("--autotimm", help="python of the environment that holds autotimm")
     parser.add_argument("--task", nargs="+", choices=SIZES, default=list(SIZES), help="only these")
+    parser.add_argument("--backbone", nargs="+", default=list(BACKBONES), help="only these")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
     parser.add_argument("--images", type=int, default=160, help="an epoch")
     parser.add_argument("--rounds", type=int, default=5)
@@ -302,8 +307,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as work:
         for task in args.task:
-            for workers in args.workers:
-                rows += measure(task, workers, args, Path(work))
+            for backbone in args.backbone:
+                for workers in args.workers:
+                    rows += measure(task, backbone, workers, args, Path(work))
     import torch
 
     text = PAGE.format(
@@ -314,7 +320,7 @@ def main() -> None:
         python=platform.python_version(),
         torch=torch.__version__,
         what="\n\n".join((__doc__ or "").split("\n\n")[2:]).strip(),
-        head=" | ".join(["task", "workers", "contender", *COLUMNS]),
+        head=" | ".join(["task", "backbone", "workers", "contender", *COLUMNS]),
         dashes="|".join(["---:"] * len(COLUMNS)),
         rows="\n".join(rows),
     )
