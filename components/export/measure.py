@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +20,25 @@ Runner = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def latencies(
-    runners: Mapping[str, Runner], images: np.ndarray, runs: int
+    runners: Mapping[str, Runner],
+    images: np.ndarray,
+    runs: int,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> dict[str, dict[str, float]]:
     """Latency of several models, measured in turns, so that a busy machine slows all alike.
 
     Args:
         runners: what runs a batch, by name.
         images: uint8 RGB [N, H, W, 3], N at least 1; batches are filled up by repeating them.
-        runs: timed calls at batch 1; at batch 8 a quarter of them.
+        runs: timed calls at batch 1; at others a quarter of them.
+        batch_sizes: in this order.
 
     Returns:
         By name `latency_ms_p50`, `latency_ms_p95` (batch 1), `latency_ms_p50_batch_8`,
-        `latency_ms_p95_batch_8`, and `images_per_second`, at batch 8.
+        `latency_ms_p95_batch_8`, and `images_per_second`, at the last batch size.
     """
     figures: dict[str, dict[str, float]] = {name: {} for name in runners}
-    for size in BATCH_SIZES:
+    for size in batch_sizes:
         timed: dict[str, list[float]] = {name: [] for name in runners}
         count = runs if size == 1 else -(-runs // 4)
         for number in range(count + _WARM_UP):

@@ -8,6 +8,10 @@ import numpy as np
 
 Outputs = tuple[np.ndarray, ...]
 
+# Pixels. Of a box next to nothing wide, as detectors give at an image's edge, rounding decides the
+# IoU, and one without any area overlaps nothing, not even itself.
+_SAME_EDGES = 0.01
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -20,7 +24,7 @@ class Parity:
         num_unmatched: those among them that have none.
         max_score_difference: of what was matched; infinite where a prediction of the file is no
             number.
-        min_iou: of matched boxes; 1 for classifiers.
+        min_iou: of boxes matched by it; 1 for classifiers.
     """
 
     num_images: int = 0
@@ -67,10 +71,10 @@ def compare_detections(
 ) -> Parity:
     """Padded detections (boxes [B, D, 4], scores [B, D], labels [B, D]) of PyTorch and of the file.
 
-    A detection is matched by one of the same class with IoU of at least `iou_tolerance` and a score
-    within `score_tolerance`, one to one. One without a match is forgiven only where a score so near
-    to a cut that rounding decides may be there on one side alone: at the threshold, or at the end
-    of a list that is full.
+    A detection is matched by one of the same class with IoU of at least `iou_tolerance`, or with
+    all edges within a hundredth of a pixel, and a score within `score_tolerance`, one to one. One
+    without a match is forgiven only where a score so near to a cut that rounding decides may be
+    there on one side alone: at the threshold, or at the end of a list that is full.
     """
     total = Parity()
     for boxes_a, scores_a, labels_a, boxes_b, scores_b, labels_b in zip(
@@ -103,7 +107,8 @@ def _compare_image(
             continue
         compared += 1
         overlap = iou_one_to_many(box, boxes_b)
-        fits = free & (labels_b == label) & (overlap >= iou_tolerance)
+        same = overlap >= iou_tolerance
+        fits = free & (labels_b == label) & (same | _edges_equal(box, boxes_b))
         fits &= np.abs(scores_b - score) <= score_tolerance
         if not fits.any():
             unmatched += int(score > cut)
@@ -111,10 +116,16 @@ def _compare_image(
         partner = int(np.where(fits, overlap, -1).argmax())
         free[partner] = False
         score_difference = max(score_difference, float(abs(scores_b[partner] - score)))
-        min_iou = min(min_iou, float(overlap[partner]))
+        if same[partner]:
+            min_iou = min(min_iou, float(overlap[partner]))
     unmatched += int((scores_b[free] > cut).sum())
     sure = int((scores_a > cut).sum() + (scores_b > cut).sum())
     return Parity(1, compared, sure, unmatched, score_difference, min_iou)
+
+
+def _edges_equal(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Whether all edges of a box [4] are those of boxes [N, 4], but for rounding: bool [N]."""
+    return np.abs(boxes - box).max(axis=1, initial=0.0) <= _SAME_EDGES
 
 
 def iou_one_to_many(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -170,6 +170,20 @@ class TestComparison:
     def test_not_the_same(self, change):
         assert not self.parity(**change).holds(1e-4)
 
+    @pytest.mark.parametrize(
+        ("x1", "y2", "equal"),
+        [(0.002, 10.0, True), (0.0, 10.005, True), (0.02, 10.0, False), (0.0, 10.02, False)],
+    )
+    def test_boxes_without_width_are_compared_by_their_edges(self, x1, y2, equal):
+        shared = np.array([[0.9, 0.0]], dtype=np.float32), np.array([[1, -1]])
+        ours, theirs = (
+            (np.array([[box, [0.0] * 4]], dtype=np.float32), *shared)
+            for box in ([0.0, 0.0, 0.0, 10.0], [x1, 0.0, x1, y2])
+        )
+        parity = compare_detections(ours, theirs, 0.999, 1e-4, 0.05)
+        assert parity.holds(1e-4) == equal
+        assert parity.num_compared == 1
+
     def test_one_side_of_the_threshold(self):
         extra = {
             "boxes": [[[0.0, 0, 10, 10], [30, 30, 40, 40]]],
