@@ -33,7 +33,7 @@ from prefect.states import Failed
 
 from components.errors import DataError, TimmflowError
 from components.files import read_json
-from flows.dvc_stage import deadline, run_stage
+from flows.dvc_stage import deadline, run_stage, unchanged_stages
 from flows.flow_errors import FlowError, StageFailed, masked
 from flows.progress import OnLine, StageRow, Watcher, Work, failed_row, watcher
 from flows.workspace_lock import workspace_lock
@@ -118,6 +118,7 @@ def stage_done(
     *,
     lock: int,
     force: bool = False,
+    unchanged: bool = False,
     env: Mapping[str, str] | None = None,
     minutes: float | None = None,
 ) -> StageRow:
@@ -128,6 +129,7 @@ def stage_done(
         root: of the repository.
         lock: descriptor of the workspace lock.
         force: run it even if nothing has changed.
+        unchanged: DVC has just said that it has nothing to do, and is not asked again.
         env: variables on top of this process's environment.
         minutes: as of `done`.
 
@@ -138,6 +140,9 @@ def stage_done(
     variables = {"WANDB_RUN_GROUP": group, **(env or {})}
 
     def work(on_line: OnLine) -> tuple[str, str]:
+        if unchanged:
+            on_line(f"{stage}: nothing has changed")
+            return "skipped", _headline(stage, root)
         result = run_stage(stage, root, on_line=on_line, force=force, env=variables, lock=lock)
         return result.outcome, _headline(stage, root)
 
@@ -178,8 +183,12 @@ def pipeline(
     failure: StageFailed | None = None
     try:
         with workspace_lock(place) as lock:
+            idle = set() if force else unchanged_stages(wanted, place, lock=lock)
             for stage in wanted:
-                rows.append(stage_done(stage, place, lock=lock, force=force))
+                # Once a stage has run, those after it may have something to do.
+                unchanged = stage in idle and all(row.outcome == "skipped" for row in rows)
+                row = stage_done(stage, place, lock=lock, force=force, unchanged=unchanged)
+                rows.append(row)
     except StageFailed as error:
         failure = error
         rows.append(failed_row(failure))

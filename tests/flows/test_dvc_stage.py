@@ -11,7 +11,7 @@ import pytest
 from toy_repository import Toy
 
 from components.errors import TimmflowError
-from flows.dvc_stage import StageOutput, StageResult, run_stage
+from flows.dvc_stage import StageOutput, StageResult, run_stage, unchanged_stages
 from flows.flow_errors import StageFailed
 from tasks.repository import dvc_environment
 
@@ -38,6 +38,19 @@ def test_ran_then_skipped_then_restored_then_forced(toy: Toy) -> None:
 def test_only_the_named_stage_runs(toy: Toy) -> None:
     run(toy, "evaluate")
     assert [path.name for path in (toy.root / "out").glob("*.txt")] == ["evaluate.txt"]
+
+
+def test_stages_with_nothing_to_do(toy: Toy) -> None:
+    asked = ("validate", "train", "evaluate")
+    assert unchanged_stages(asked, toy.root) == set()  # nothing has run yet
+    for stage in asked:
+        run(toy, stage)
+    assert unchanged_stages(asked, toy.root) == set(asked)
+    toy.tell("validate", "fail")
+    (toy.root / "out" / "train.txt").unlink()
+    assert unchanged_stages(asked, toy.root) == {"evaluate"}
+    (toy.root / "dvc.lock").write_text("stages: [")
+    assert unchanged_stages(asked, toy.root) == set()
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,10 @@ def test_a_whole_run_is_visible(toy: Toy, server: Any) -> None:
         ("validate", "skipped"),
         ("train", "skipped"),
     ]
+    # One question to DVC does for those before the first with something to do.
+    (toy.root / "out" / "export.txt").unlink()
+    rows = pipeline(str(toy.root))
+    assert [row["outcome"] for row in rows] == [*["skipped"] * 4, "restored", "skipped"]
     assert pipeline(str(toy.root), force=True, stages=["train"])[0]["outcome"] == "ran"
     assert pipeline(str(toy.root), stages=[]) == []
 
