@@ -125,6 +125,12 @@ def test_outputs_are_the_paths_of_the_layout():
         assert outputs(stage) == {p.as_posix() for p in paths | {layout.metrics(stage)}}
 
 
+def test_dvc_keeps_the_runs_of_every_stage():
+    """It has no run cache for a stage with an uncached output that is no metric and no plot."""
+    for stage, spec in PIPELINE["stages"].items():
+        assert [out for out in spec["outs"] if not isinstance(out, str)] == [], stage
+
+
 @pytest.mark.parametrize("folder", ["components", "tasks"])
 def test_imports_go_one_way(folder):
     """flows → tasks → components; prefect above components, wandb in one module."""

@@ -118,13 +118,20 @@ def test_a_nested_helper_reruns_what_depends_on_it_and_nothing_else(copy):
 
 
 def test_what_is_deleted_comes_back_the_same(copy):
-    """From DVC's cache or by running again: `tests/flows` has the case that must be restored."""
+    """From DVC's cache: nothing is trained again."""
     weights = copy.root / "models" / "trained" / "weights.safetensors"
     before = sha256(weights)
     for path in ("data/prepared", "models/trained"):
         shutil.rmtree(copy.root / path)
-    copy.repro("train")
+    assert copy.repro("train")[0] == []
     assert sha256(weights) == before
+
+
+def test_results_seen_before_come_back(copy):
+    copy.params(evaluate__num_mistakes=3)
+    assert "evaluate" in copy.repro("evaluate")[0]
+    copy.params(evaluate__num_mistakes=12)
+    assert copy.repro("evaluate")[0] == []
 
 
 def test_a_forced_rerun_gives_the_same_weights(copy):
