@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.retrain_kill_page import TITLE as RETRAININGS
+
 Line = dict[str, Any]
 
 TEXT = """# Interrupted training
@@ -75,7 +77,7 @@ Made by:
 
 
 def write_page(lines: list[Line], path: Path | None) -> None:
-    """Write the page, or print it where `path` is None."""
+    """Write the page but for its section about retrainings, or print it where `path` is None."""
     interrupted = [line for line in lines if any(line["status"])]
     tables = "\n\n".join(
         [
@@ -95,8 +97,10 @@ def write_page(lines: list[Line], path: Path | None) -> None:
     )
     if path is None:
         sys.stdout.write(text)
-    else:
-        path.write_text(text, encoding="utf-8")
+        return
+    # What the other benchmark has written behind it stays.
+    _, title, retrainings = path.read_text(encoding="utf-8").partition(RETRAININGS)
+    path.write_text(f"{text}\n{title}{retrainings}" if title else text, encoding="utf-8")
 
 
 def _table(lines: Iterable[Line], title: str, key: Callable[[dict[str, Any]], str]) -> str:
