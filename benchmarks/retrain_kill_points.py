@@ -493,13 +493,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Command line; see the module's text."""
-    parser, running = run_and_page(
-        __doc__,
-        ("--state", "results, JSON lines"),
-        run="try what has not been tried",
-        page="what was found",
-        document="docs/reliability.md",
-    )
+    parser, running = run_and_page(__doc__, "docs/reliability.md")
     running.add_argument("--points", type=int, default=120)
     running.add_argument("--seed", type=int, default=0, help="of places and targets")
     running.add_argument("--jobs", type=int, default=1, help="points at a time")

@@ -11,17 +11,22 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_and_page(
-    text: str, place: tuple[str, str], run: str, page: str, document: str, **others: str
+    text: str,
+    document: str,
+    place: tuple[str, str] = ("--state", "results, JSON lines"),
+    run: str = "try what has not been tried",
+    page: str = "what was found",
+    **others: str,
 ) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     """A command line with the commands `run` and `page`.
 
     Args:
         text: what the benchmark is for.
+        document: of the repository that has the page; with `--write` its path is `args.write`,
+            else that is None.
         place: the option that every command needs, a path, and its help.
         run: help of that command. It takes `--minutes`, after which nothing more is begun.
         page: help of that one.
-        document: of the repository that has the page; with `--write` its path is `args.write`,
-            else that is None.
         others: help of further commands, by name.
 
     Returns:

@@ -536,10 +536,10 @@ def main() -> int:
     """Command line; see the module's text."""
     parser, running = run_and_page(
         __doc__,
-        ("--work", "folder of everything"),
+        "docs/simulated-year.md",
+        place=("--work", "folder of everything"),
         run="let the weeks pass that have not yet",
         page="what became of it",
-        document="docs/simulated-year.md",
         check="make versions again that have not been yet",
     )
     running.add_argument("--weeks", type=int, default=52)
