@@ -22,6 +22,7 @@ import onnxscript
 import torch
 
 from components.errors import ExportError
+from components.export.constant_padding import with_constant_padding
 from components.export.graph_input import AnySizeModel, onnx_to_model_size
 from components.files import atomic_path
 from components.models.saved_model import InferenceModel, ModelDescription
@@ -141,7 +142,10 @@ def graph_inputs(
         for axis, name in ((1, "height"), (2, "width")):
             axes[axis] = FREE_STEP * torch.export.Dim(name, min=2)
     # Two images, or the exporter would take a batch of one for a constant.
-    return module, torch.zeros(2, height, width, 3, dtype=torch.uint8), axes
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    if input_size == "free":
+        module = with_constant_padding(module, example, FREE_STEP)
+    return module, example, axes
 
 
 def trace(
