@@ -44,6 +44,7 @@ from benchmarks.run_and_page import add_line, read_lines, run_and_page  # noqa: 
 from components.contract.accepted_splits import AcceptedSplits  # noqa: E402
 from components.files import read_json  # noqa: E402
 from tasks.model_registry import Registry, Version  # noqa: E402
+from tasks.repository import dvc, git  # noqa: E402
 
 BOUND = 0.03  # the champion's accuracy on the hidden images never falls by more in a week
 EVERY_SECONDS = 10
@@ -284,29 +285,16 @@ def prepare(root: Path, digits: Digits) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Of all commands: no account, nothing of the user's, this code."""
+    """Of what runs our code: no account, nothing of the user's, this code."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "PREFECT_"))}
     quiet = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "WANDB_MODE": "disabled"}
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {**kept, **quiet, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": here}
 
 
-def git(root: Path, *words: str) -> str:
-    """What git prints."""
-    return _said(["git", *words], root)
-
-
-def dvc(root: Path, *words: str) -> str:
-    """What DVC prints."""
-    return _said([sys.executable, "-m", "dvc", *words], root)
-
-
 def python(root: Path, *words: str) -> str:
     """What a module prints."""
-    return _said([sys.executable, "-m", *words], root)
-
-
-def _said(command: list[str], root: Path) -> str:
+    command = [sys.executable, "-m", *words]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment())
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -396,14 +384,15 @@ def reproduced(work: Path, version: Version) -> list[str]:
     wrong = []
     if changed := json.loads(dvc(copy, "status", "--json")):
         wrong.append(f"{version.name}: dvc status names {', '.join(changed)}")
-    told = dvc(copy, "repro")
+    # Not by `tasks.repository`: its environment is the user's, and stages are to have the year's.
+    told = python(copy, "dvc", "repro")
     wrong += [
         f"{version.name}: dvc repro runs {name} again"
         for name in STAGES
         if f"'{name}' didn't change" not in told
     ]
     before = {name: _sha256(copy / "models" / name) for name in ("model.onnx", "weights.npy")}
-    dvc(copy, "repro", "--force")
+    python(copy, "dvc", "repro", "--force")
     for name, sha in before.items():
         if _sha256(copy / "models" / name) != sha:
             wrong.append(f"{version.name}: {name} has other bytes when it is made again")

@@ -30,6 +30,7 @@ from benchmarks.prefect_server import PrefectServer
 from components.files import read_json
 from flows.retrain_site import folder_of
 from tasks.model_registry import Registry
+from tasks.repository import dvc, git
 
 # A bound on life: the first of the tests waits for all runs.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -83,8 +84,8 @@ def secretive(root: Path) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     learn = root / "learn.py"
     learn.write_text(PRINT + learn.read_text())
-    simulated.dvc(root, "remote", "add", "--local", "mirror", str(TOLD["data"]))
-    simulated.git(root, "commit", "-qam", "parameters")
+    dvc(root, "remote", "add", "--local", "mirror", str(TOLD["data"]))
+    git(root, "commit", "-qam", "parameters")
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def ended_badly(year: Year, server: PrefectServer, stand: Stand) -> None:
     # The first stage, so that no time is lost before.
     stages = dvc_yaml.read_text()
     dvc_yaml.write_text(stages.replace("python -m tasks.validate", "python learn.py"))
-    simulated.git(year.root, "commit", "-qam", "hang")
+    git(year.root, "commit", "-qam", "hang")
     with hanging(year, server) as (run, _):
         cancel = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
         assert ask(server.url, f"flow_runs/{run}/set_state", cancel)
@@ -125,7 +126,7 @@ def ended_badly(year: Year, server: PrefectServer, stand: Stand) -> None:
         flow.send_signal(signal.SIGKILL)
         wait_until(lambda: len(stand.taken) >= 2, "a message of the killed run")
     learn.write_text(FAIL)
-    simulated.git(year.root, "commit", "-qam", "fail")
+    git(year.root, "commit", "-qam", "fail")
     wait_until(lambda: len(stand.taken) >= 3, "a message of the failed run")
 
 
