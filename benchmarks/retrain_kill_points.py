@@ -38,7 +38,7 @@ import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flows")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "flows")]
 
 from retrain_repository import RetrainToy, make_retrain_toy, retrained  # noqa: E402
 

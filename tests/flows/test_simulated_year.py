@@ -11,8 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import pytest
 import yaml
 from canaries import CANARIES, TOLD, found_in
 from test_notify import Stand
+from waiting import wait_until
 
 from benchmarks import simulated_year as simulated
 from benchmarks.prefect_server import PrefectServer
@@ -36,7 +36,6 @@ from tasks.repository import dvc, git
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 GOOD, CORRUPT, WORSE = 1, 4, 6
-PATIENCE = 600  # a bound on life, not on speed
 PRINT = "import os, sys, time\nprint('environment:', dict(os.environ), flush=True)\n"
 HANG = PRINT + "print('hanging', flush=True)\ntime.sleep(3600)\n"
 FAIL = PRINT + "sys.exit(f'error: no answer: {os.environ}')\n"
@@ -56,15 +55,6 @@ class Year:
     @property
     def root(self) -> Path:
         return self.work / "repo"
-
-
-def wait_until(true: Callable[[], Any], what: str) -> Any:
-    """What becomes true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := true()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return found
 
 
 def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
