@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import logging
 import math
 import tempfile
@@ -26,6 +25,7 @@ import numpy as np
 import timm
 import torch
 from backbone_families_page import write_page
+from run_and_page import add_line, read_lines
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
@@ -313,13 +313,8 @@ def _smallest_first(rows: list[dict[str, Any]], state: Path) -> list[str]:
         except Exception:  # noqa: BLE001 - reported when its turn comes
             sizes[name] = 10**12
     names = sorted(sizes, key=lambda name: sizes[name])
-    _append(state, {"check": "order", "name": "", "names": names})
+    add_line(state, {"check": "order", "name": "", "names": names})
     return names
-
-
-def _append(state: Path, row: dict[str, Any]) -> None:
-    with state.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def main() -> None:
@@ -332,9 +327,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    rows: list[dict[str, Any]] = []
-    if arguments.state.exists():
-        rows = [json.loads(line) for line in arguments.state.read_text().splitlines()]
+    rows = read_lines(arguments.state)
     if arguments.what == "page":
         write_page(arguments.page, rows, FAMILIES)
         return
@@ -372,7 +365,7 @@ def main() -> None:
             **found,
             "s": round(time.perf_counter() - started, 1),
         }
-        _append(arguments.state, row)
+        add_line(arguments.state, row)
         print(check, name, found["result"], found.get("why", ""), flush=True)
 
 

@@ -20,7 +20,6 @@ between its two marks. Exits with 1 if a pair fails.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +30,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.run_and_page import add_line, read_lines
 from components.data.geometry import fit
 from components.data.store import PreparedStore
 from components.evaluation.coco_figures import accumulate
@@ -66,7 +66,11 @@ MODELS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "RT-DETR, ResNet-18": ("detection", "rtdetr_r18vd", "", {}),
 }
 BATCH_SIZES = (1, 3, 16)
-THRESHOLDS = {"score_thresh": 0.05, "nms_thresh": 0.6, "max_detections_per_image": 100}
+THRESHOLDS: dict[str, Any] = {
+    "score_thresh": 0.05,
+    "nms_thresh": 0.6,
+    "max_detections_per_image": 100,
+}
 RULE = Rule(1e-4, 0.999, THRESHOLDS["score_thresh"], 1.0, 1e-4)
 _BEGIN, _END = "<!-- export_parity: begin -->", "<!-- export_parity: end -->"
 
@@ -122,6 +126,7 @@ def opinionated(description: ModelDescription, images: np.ndarray) -> InferenceM
 def _usual(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
     """Statistics as training would have them: those of each channel."""
     variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
+    assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
 
@@ -133,6 +138,7 @@ def _scale_only(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
     as far from its own float64 as the file is from PyTorch.
     """
     norm.reset_running_stats()
+    assert norm.running_var is not None
     norm.running_var.fill_(inputs[0].square().mean())
 
 
@@ -265,9 +271,7 @@ def main() -> int:
     )
     parser.add_argument("--write", type=Path, help="page to put the table into")
     args = parser.parse_args()
-    results = []
-    if args.results.is_file():
-        results = [json.loads(line) for line in args.results.read_text().splitlines()]
+    results = read_lines(args.results)
     done = {(row["model"], row["data"]) for row in results}
     for folder in args.stores:
         store = PreparedStore.open(folder)
@@ -277,8 +281,7 @@ def main() -> int:
                 row = {"data": data, **run(name, store, args.images, Path(scratch))}
             results.append(row)
             args.results.parent.mkdir(exist_ok=True)
-            with args.results.open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            add_line(args.results, row)
     text = table(results)
     print(text)
     if args.write:

@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.run_and_page import add_line, read_lines
+
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 8
 GRADIENT_CLIP = 10.0
@@ -282,9 +284,8 @@ def _measure(peer: Any, loader: Any, data: Data) -> dict[str, float]:
 
 def read_state(state: Path) -> list[dict[str, Any]]:
     """The results that hold under today's conditions, the first of each run."""
-    lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
     found: dict[Job, dict[str, Any]] = {}
-    for result in map(json.loads, lines):
+    for result in read_lines(state):
         job = Job(result["data"], result["family"], result["peer"], result["seed"])
         if result["conditions"] == conditions(job):
             found.setdefault(job, result)
@@ -323,10 +324,8 @@ def run_all(args: argparse.Namespace) -> None:
             if done.returncode:
                 print(f"failed: {' '.join(command)}\n{done.stderr[-2000:]}", flush=True)
                 return
-            result = done.stdout.strip().splitlines()[-1]
-            with args.state.open("a", encoding="utf-8") as file:
-                file.write(result + "\n")
-            facts = json.loads(result)
+            facts = json.loads(done.stdout.strip().splitlines()[-1])
+            add_line(args.state, facts)
             print(*names, f"AP {facts['ap']:.3f}  {facts['cpu_seconds']:.0f} s", flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:

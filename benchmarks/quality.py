@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from benchmarks.run_and_page import add_line, read_lines
+
 if TYPE_CHECKING:
     from benchmarks.quality_peers import Conditions
 
@@ -182,9 +184,8 @@ def train_peer(
 
 def read_state(state: Path, files: dict[str, Path], trying: bool) -> dict[tuple[Any, ...], Result]:
     """The results under today's facts, by data, seed and peer; the first of each."""
-    lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
     found: dict[tuple[Any, ...], Result] = {}
-    for result in map(json.loads, lines):
+    for result in read_lines(state):
         today = facts(result["data"], result["peer"], files, trying)
         if result["facts"] == today:
             found.setdefault((result["data"], result["seed"], result["peer"]), result)
@@ -220,10 +221,8 @@ def run_all(args: argparse.Namespace) -> None:
                 if ended.returncode:
                     print(f"failed: {' '.join(command)}\n{ended.stderr[-3000:]}", flush=True)
                     continue
-                line = ended.stdout.strip().splitlines()[-1]
-                with args.state.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
-                result = json.loads(line)
+                result = json.loads(ended.stdout.strip().splitlines()[-1])
+                add_line(args.state, result)
                 shown = "  ".join(f"{NAMES[name]} {result[name]:.3f}" for name in MAIN[data])
                 print(
                     f"  {shown}  {result['epochs']} epochs, {result['seconds']:.0f} s of training, "

@@ -38,7 +38,7 @@ import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flows")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "flows")]
 
 from retrain_repository import RetrainToy, make_retrain_toy, retrained  # noqa: E402
 
@@ -48,6 +48,7 @@ from benchmarks.run_and_page import add_line, read_lines, run_and_page  # noqa: 
 from components.files import read_json, write_json  # noqa: E402
 from flows.process_guard import GUARD_DEADLINE  # noqa: E402
 from tasks.model_registry import Registry, Version, model_in  # noqa: E402
+from tasks.repository import dvc, git  # noqa: E402
 
 STEPS = (
     *("start", "merge", "data", "train", "export", "gate"),
@@ -101,8 +102,8 @@ def points(places: list[dict[str, Any]], count: int, seed: int) -> list[Point]:
             targets = ["flow", "all", "all"] if in_flow else ["flow", "process", "all"]
             # A sixth of the points strikes what stands behind the flow.
             target = rng.choice(["worker", "server"] if rng.random() < 1 / 6 else targets)
-            git = place["kind"] == "start" and place["what"].startswith("git")
-            delay = rng.choice(GIT_DELAYS) if git and target == "all" else 0.0
+            is_git = place["kind"] == "start" and place["what"].startswith("git")
+            delay = rng.choice(GIT_DELAYS) if is_git and target == "all" else 0.0
             where = (place["step"], place["process"], place["occurrence"], place["event"])
             found.append(Point(*where, target, delay))
     return found[:count]
@@ -116,8 +117,7 @@ def prepare(base: Path, batch: bool) -> None:
         batch: whether a batch has arrived, too.
     """
     toy = make_retrain_toy(base / "repo")
-    words = ["remote", "add", "--quiet", "-d", "store", "../remote"]
-    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=toy.root, check=True)
+    dvc(toy.root, "remote", "add", "--quiet", "-d", "store", "../remote")
     toy.git("commit", "-qam", "remote")
     assert retrained(toy)[0]["version"] == "v1.0.0"
     toy.commit("0.7")
@@ -235,8 +235,8 @@ def production(root: Path) -> Version | None:
 def whole_outputs(root: Path, commit: str, store: Path) -> list[str]:
     """What a commit names and a DVC store (cache or remote) has not, or has damaged."""
     wrong = []
-    lock = yaml.safe_load(_git(root, "show", f"{commit}:dvc.lock"))
-    data = yaml.safe_load(_git(root, "show", f"{commit}:data/raw.dvc"))
+    lock = yaml.safe_load(git(root, "show", f"{commit}:dvc.lock"))
+    data = yaml.safe_load(git(root, "show", f"{commit}:data/raw.dvc"))
     outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
     wanted = [out["md5"] for out in [*outs, *data["outs"]] if out.get("cache", True)]
     metrics = {out["md5"] for out in outs if out["path"].startswith("metrics/")}
@@ -256,12 +256,6 @@ def whole_outputs(root: Path, commit: str, store: Path) -> list[str]:
     return wrong
 
 
-def _git(root: Path, *words: str) -> str:
-    return subprocess.run(
-        ["git", *words], cwd=root, capture_output=True, text=True, check=True
-    ).stdout
-
-
 def standing(place: Place) -> dict[str, Any]:
     """What must be the same after all as after a run that nobody disturbed."""
     root = place.toy.root
@@ -276,7 +270,7 @@ def standing(place: Place) -> dict[str, Any]:
         "production": version.name,
         "model": model[1],
         "data": registry.at("retrain", "data/raw.dvc")["outs"][0]["md5"],
-        "user": _git(root, "status", "--porcelain") + _git(root, "rev-parse", "HEAD"),
+        "user": f"{git(root, 'status', '--porcelain')}\n{git(root, 'rev-parse', 'HEAD')}\n",
     }
 
 

@@ -49,7 +49,8 @@ def run_and_page(
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Records of what has been done; none where there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def add_line(path: Path, record: dict[str, Any]) -> None:

@@ -41,8 +41,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.prefect_server import PrefectServer  # noqa: E402
 from benchmarks.run_and_page import add_line, read_lines, run_and_page  # noqa: E402
+from components.contract.accepted_splits import AcceptedSplits  # noqa: E402
 from components.files import read_json  # noqa: E402
 from tasks.model_registry import Registry, Version  # noqa: E402
+from tasks.repository import dvc, git  # noqa: E402
 
 BOUND = 0.03  # the champion's accuracy on the hidden images never falls by more in a week
 EVERY_SECONDS = 10
@@ -149,32 +151,14 @@ exported = {"megabytes": megabytes, "num_parity_images": len(y), "max_score_diff
 Path("metrics/export.json").write_text(json.dumps(exported))
 print(f"train: {len(store.rows('train'))} images, accuracy {accuracy:.3f} on val")
 """
-STAGES: dict[str, Any] = {
-    "validate": {
-        "cmd": "python -m tasks.validate",
-        "params": ["base", "validate"],
-        "deps": ["data/raw", "accepted"],
-        "outs": [
-            *("data/tables", "data/facts.parquet", "reports/validation.html"),
-            *({f"reports/{name}.json": {"cache": False}} for name in ("validation", "profile")),
-        ],
-        "metrics": [{"metrics/validate.json": {"cache": False}}],
-    },
-    "preprocess": {
-        "cmd": "python -m tasks.preprocess",
-        "params": ["base", "preprocess"],
-        "deps": ["data/raw", "data/tables"],
-        "outs": ["data/prepared"],
-        "metrics": [{"metrics/preprocess.json": {"cache": False}}],
-    },
-    "train": {
-        "cmd": "python learn.py",
-        "deps": ["learn.py", "data/prepared"],
-        "outs": ["models/model.onnx", "models/weights.npy"],
-        "metrics": [
-            {f"metrics/{name}.json": {"cache": False}} for name in ("train", "evaluate", "export")
-        ],
-    },
+STAGES = ("validate", "preprocess", "train")
+TRAIN: dict[str, Any] = {
+    "cmd": "python learn.py",
+    "deps": ["learn.py", "data/prepared"],
+    "outs": ["models/model.onnx", "models/weights.npy"],
+    "metrics": [
+        {f"metrics/{name}.json": {"cache": False}} for name in ("train", "evaluate", "export")
+    ],
 }
 
 
@@ -244,12 +228,25 @@ def arrive(digits: Digits, week: int, incoming: Path) -> None:
     draft.rename(incoming / f"week-{week:02}")
 
 
+def stages() -> dict[str, Any]:
+    """Of the year's `dvc.yaml`: this repository's own, but for `train`.
+
+    They do not depend on the code, which lies beside the year's repository and stays as it is.
+    """
+    own = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    found = {name: own[name] for name in STAGES if name != "train"}
+    for stage in found.values():
+        code = ("tasks/", "components/")
+        stage["deps"] = [dep for dep in stage["deps"] if not dep.startswith(code)]
+    return {**found, "train": TRAIN}
+
+
 def prepare(root: Path, digits: Digits) -> None:
     """The repository at the beginning of the year: no version yet."""
     (root / "tasks").mkdir(parents=True)
     code = (ROOT / "tasks" / "layout.py").read_text().splitlines(keepends=True)
-    stages = f"STAGES = {tuple(STAGES)!r}\n"
-    layout = "".join(stages if line.startswith("STAGES = ") else line for line in code)
+    names = f"STAGES = {STAGES!r}\n"
+    layout = "".join(names if line.startswith("STAGES = ") else line for line in code)
     params = yaml.safe_load((ROOT / "examples/digits-classification.yaml").read_text())
     params["base"]["data"] = "data/raw"
     params["validate"] |= {"severity": SEVERITY, "num_workers": 1}
@@ -261,15 +258,15 @@ def prepare(root: Path, digits: Digits) -> None:
         "learn.py": LEARN,
         "params.yaml": yaml.safe_dump(params, sort_keys=False),
         "dvc.yaml": yaml.safe_dump(
-            {"stages": STAGES, "artifacts": {"model": {"path": "models/model.onnx"}}}
+            {"stages": stages(), "artifacts": {"model": {"path": "models/model.onnx"}}}
         ),
         ".gitignore": (ROOT / ".gitignore").read_text(),
         ".dvcignore": (ROOT / ".dvcignore").read_text(),
-        "accepted/.keep": "",
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    AcceptedSplits().save(root / "accepted/splits.csv")
     for name in ("train", "val", "test"):
         digits.write(root / "data/raw" / name, digits.part("first" if name == "train" else name))
     (root / "data/incoming").mkdir()
@@ -288,29 +285,16 @@ def prepare(root: Path, digits: Digits) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Of all commands: no account, nothing of the user's, this code."""
+    """Of what runs our code: no account, nothing of the user's, this code."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "PREFECT_"))}
     quiet = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "WANDB_MODE": "disabled"}
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {**kept, **quiet, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": here}
 
 
-def git(root: Path, *words: str) -> str:
-    """What git prints."""
-    return _said(["git", *words], root)
-
-
-def dvc(root: Path, *words: str) -> str:
-    """What DVC prints."""
-    return _said([sys.executable, "-m", "dvc", *words], root)
-
-
 def python(root: Path, *words: str) -> str:
     """What a module prints."""
-    return _said([sys.executable, "-m", *words], root)
-
-
-def _said(command: list[str], root: Path) -> str:
+    command = [sys.executable, "-m", *words]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment())
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -400,14 +384,15 @@ def reproduced(work: Path, version: Version) -> list[str]:
     wrong = []
     if changed := json.loads(dvc(copy, "status", "--json")):
         wrong.append(f"{version.name}: dvc status names {', '.join(changed)}")
-    told = dvc(copy, "repro")
+    # Not by `tasks.repository`: its environment is the user's, and stages are to have the year's.
+    told = python(copy, "dvc", "repro")
     wrong += [
         f"{version.name}: dvc repro runs {name} again"
         for name in STAGES
         if f"'{name}' didn't change" not in told
     ]
     before = {name: _sha256(copy / "models" / name) for name in ("model.onnx", "weights.npy")}
-    dvc(copy, "repro", "--force")
+    python(copy, "dvc", "repro", "--force")
     for name, sha in before.items():
         if _sha256(copy / "models" / name) != sha:
             wrong.append(f"{version.name}: {name} has other bytes when it is made again")

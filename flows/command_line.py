@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.errors import TimmflowError
-from flows.flow_errors import FlowError, StageFailed, masked
+from flows.flow_errors import FlowError, StageFailed, as_flow_error
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -35,7 +35,7 @@ def exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except TimmflowError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
+        print(f"error: {as_flow_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the next run goes on from here", file=sys.stderr)

@@ -107,6 +107,8 @@ def unchanged_stages(stages: Sequence[str], root: Path, *, lock: int | None = No
         root: the repository's root.
         lock: as of `run_stage`.
     """
+    if not stages:  # named none, DVC would look at all
+        return set()
     lines: list[str] = []
     words = dvc_command("status", "--json", *stages)
     if run_guarded(words, root, on_line=lines.append, lock=lock) != 0:

@@ -36,6 +36,14 @@ class FlowError(TimmflowError):
         super().__init__(masked(message))
 
 
+def as_flow_error(error: TimmflowError) -> FlowError:
+    """An error as a flow ends with it: without secrets, whoever has raised it.
+
+    git and DVC quote addresses, and parameters that do not fit are quoted with their values.
+    """
+    return error if isinstance(error, FlowError) else FlowError(str(error))
+
+
 class StageFailed(FlowError):
     """A stage that ended with an error.
 

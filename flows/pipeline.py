@@ -34,7 +34,7 @@ from prefect.states import Failed
 from components.errors import DataError, TimmflowError
 from components.files import read_json
 from flows.dvc_stage import deadline, run_stage, unchanged_stages
-from flows.flow_errors import FlowError, StageFailed, masked
+from flows.flow_errors import FlowError, StageFailed, as_flow_error, masked
 from flows.progress import OnLine, StageRow, Watcher, Work, failed_row, watcher
 from flows.workspace_lock import workspace_lock
 from tasks.layout import STAGES, Layout
@@ -89,7 +89,9 @@ def step_task(name: str, work: Work, minutes: float | None = None) -> StageRow |
 
 def failed_state(error: TimmflowError) -> State[Any]:
     """The end of a flow or task that failed of something a person can mend."""
-    return Failed(message=masked(str(error)), data=error)
+    # Prefect logs what it is given as data, with a traceback, where a worker runs the flow.
+    told = as_flow_error(error)
+    return Failed(message=str(told), data=told)
 
 
 def done(name: str, work: Work, minutes: float | None = None) -> StageRow:

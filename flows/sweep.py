@@ -34,6 +34,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from components.errors import TimmflowError
 from flows.flow_errors import FlowError
 from flows.lease import Lease
+from flows.pipeline import failed_state
 from flows.process_guard import GUARD_DEADLINE
 from flows.sweep_plan import plan
 from flows.sweep_table import as_record, ranked, write_table
@@ -108,7 +109,7 @@ def sweep(
                 write_table(rows, place / "reports")
                 tell(row, len(planned))
     except TimmflowError as error:
-        return Failed(message=str(error), data=error)
+        return failed_state(error)
     create_table_artifact(
         key="sweep",
         table=[{key: str(value) for key, value in as_record(row).items()} for row in ranked(rows)],

@@ -10,12 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from waiting import wait_until
 
 from components.files import sha256
 
@@ -209,17 +209,10 @@ def test_a_killed_flow_leaves_nothing_and_the_next_run_completes(copy, how):
     def training() -> bool:
         return any("tasks.train" in " ".join(p.info["cmdline"] or []) for p in ours())
 
-    wait_until(training)
-    wait_until(lambda: list(copy.root.glob(".resume/*/*.ckpt")))
+    wait_until(training, "the training")
+    wait_until(lambda: list(copy.root.glob(".resume/*/*.ckpt")), "a checkpoint")
     flow.send_signal(how)
     flow.wait(600)
-    wait_until(lambda: not ours())
+    wait_until(lambda: not ours(), "the end of all processes")
     copy.params(train__epochs=2)
     assert "train" in copy.repro("train")[0]
-
-
-def wait_until(condition, seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.2)

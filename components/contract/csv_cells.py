@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.csv as arrow_csv
 
-from components.contract.csv_header import LONGEST_LINE
+from components.contract.csv_header import LONGEST_LINE, UTF16_MARKS
 from components.contract.reading import MAX_TABLE_BYTES
 
 _CHUNK = 1 << 20  # bytes
@@ -80,7 +80,7 @@ def content_fault(file: Path) -> str | None:
             chunk = stream.read(_CHUNK)
             if b"\0" in chunk:
                 at = chunk.index(b"\0")
-                if not before and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                if not before and chunk.startswith(UTF16_MARKS):
                     return 'is in UTF-16 (as Excel\'s "Unicode text"); save it as UTF-8'
                 where = line + chunk.count(b"\n", 0, at)
                 return (

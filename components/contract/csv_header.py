@@ -35,8 +35,8 @@ _SIZES = [
 # Columns of the canonical table, which a column of the user cannot replace.
 _RESERVED = {"image_id", "path", "width", "height", "sha256", "phash", "group", "split"}
 
-_UTF16 = dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
-
+# What a text in UTF-16 begins with; such a table is told from others, and not read.
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST_LINE = 1 << 22  # bytes
 _MOST_COLUMNS = 1 << 15
 
@@ -111,7 +111,7 @@ def read_header(file: Path) -> tuple[list[str], str]:
         OSError: the file cannot be read.
     """
     with file.open("rb") as start:
-        encoding = _UTF16.get(start.read(2), "utf-8-sig")
+        encoding = "utf-16" if start.read(2) in UTF16_MARKS else "utf-8-sig"
     with file.open(encoding=encoding, errors="replace", newline="") as stream:
         line = stream.readline(LONGEST_LINE)
     delimiter = next((sign for sign in ",\t;" if sign in line), ",")

@@ -212,7 +212,8 @@ def killed_at(toy: RetrainToy, step: str) -> None:
         "with r.locked(Path()), r.short():\n"
         "    r.retrain_here(Path.cwd(), r.PlainSteps(sys.argv[1]), False, None, False)"
     )
-    env = {**os.environ, "PYTHONPATH": f"{CODE}{os.pathsep}{Path(__file__).parent}"}
+    places = [CODE, *Path(__file__).parents[:2]]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     done = subprocess.run(
         [sys.executable, "-c", code, step], cwd=toy.root, env=env, capture_output=True, text=True
     )

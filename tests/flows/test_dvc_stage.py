@@ -53,6 +53,15 @@ def test_stages_with_nothing_to_do(toy: Toy) -> None:
     assert unchanged_stages(asked, toy.root) == set()
 
 
+def test_of_no_stages_dvc_is_asked_nothing(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("flows.dvc_stage.run_guarded", lambda *words, **_: asked.append(words))
+    unchanged_stages([], toy.root)
+    assert asked == []
+    unchanged_stages(["train"], toy.root)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ("mode", "stage", "message"),
     [

@@ -11,8 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,18 +23,19 @@ import pytest
 import yaml
 from canaries import CANARIES, TOLD, found_in
 from test_notify import Stand
+from waiting import wait_until
 
 from benchmarks import simulated_year as simulated
 from benchmarks.prefect_server import PrefectServer
 from components.files import read_json
 from flows.retrain_site import folder_of
 from tasks.model_registry import Registry
+from tasks.repository import dvc, git
 
 # A bound on life: the first of the tests waits for all runs.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 GOOD, CORRUPT, WORSE = 1, 4, 6
-PATIENCE = 600  # a bound on life, not on speed
 PRINT = "import os, sys, time\nprint('environment:', dict(os.environ), flush=True)\n"
 HANG = PRINT + "print('hanging', flush=True)\ntime.sleep(3600)\n"
 FAIL = PRINT + "sys.exit(f'error: no answer: {os.environ}')\n"
@@ -57,15 +57,6 @@ class Year:
         return self.work / "repo"
 
 
-def wait_until(true: Callable[[], Any], what: str) -> Any:
-    """What becomes true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := true()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return found
-
-
 def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """What Prefect's API says; None where it refuses."""
     with httpx.Client(trust_env=False, timeout=60) as client:
@@ -83,8 +74,8 @@ def secretive(root: Path) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     learn = root / "learn.py"
     learn.write_text(PRINT + learn.read_text())
-    simulated.dvc(root, "remote", "add", "--local", "mirror", str(TOLD["data"]))
-    simulated.git(root, "commit", "-qam", "parameters")
+    dvc(root, "remote", "add", "--local", "mirror", str(TOLD["data"]))
+    git(root, "commit", "-qam", "parameters")
 
 
 @contextmanager
@@ -116,7 +107,7 @@ def ended_badly(year: Year, server: PrefectServer, stand: Stand) -> None:
     # The first stage, so that no time is lost before.
     stages = dvc_yaml.read_text()
     dvc_yaml.write_text(stages.replace("python -m tasks.validate", "python learn.py"))
-    simulated.git(year.root, "commit", "-qam", "hang")
+    git(year.root, "commit", "-qam", "hang")
     with hanging(year, server) as (run, _):
         cancel = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
         assert ask(server.url, f"flow_runs/{run}/set_state", cancel)
@@ -125,7 +116,7 @@ def ended_badly(year: Year, server: PrefectServer, stand: Stand) -> None:
         flow.send_signal(signal.SIGKILL)
         wait_until(lambda: len(stand.taken) >= 2, "a message of the killed run")
     learn.write_text(FAIL)
-    simulated.git(year.root, "commit", "-qam", "fail")
+    git(year.root, "commit", "-qam", "fail")
     wait_until(lambda: len(stand.taken) >= 3, "a message of the failed run")
 
 

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from waiting import wait_until
 
 from tasks.layout import STAGES
 
@@ -87,12 +87,9 @@ class Toy:
                 continue
         return found
 
-    def wait_until(self, true: Callable[[], object], seconds: float = 600) -> None:
-        """Wait for something to come true; a bound on life, not on speed."""
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, [p.cmdline() for p in self.processes()]
-            time.sleep(0.1)
+    def wait_until(self, true: Callable[[], object]) -> None:
+        """Wait for something to come true; where it does not, say what is at work."""
+        wait_until(true, lambda: [p.cmdline() for p in self.processes()])
 
 
 def make_toy(root: Path) -> Toy:
