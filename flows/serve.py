@@ -7,20 +7,20 @@
 
 Needs a Prefect server (`prefect server start`, and PREFECT_API_URL). The flow's parameters are a
 form on its page. One retraining at a time; a run that comes meanwhile waits. Ends on Ctrl-C or on
-TERM, and a retraining at work ends with it.
+TERM, and a retraining at work ends with it, also where the server is gone; a second one ends it at
+once.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.command_line import configured_server, exit_code
 from flows.dead_runs import HEARTBEAT_SECONDS, watch_heartbeats
@@ -35,12 +35,15 @@ from flows.incoming_watch import (
 )
 from flows.retrain_site import incoming_folder
 
+if TYPE_CHECKING:
+    from flows.stoppable_runner import StoppableRunner
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the deployment until it is stopped.
 
     Returns:
-        The exit status: 0 once it was served and stopped; 1 when it could not be served.
+        The exit status: 130 after INT, 143 after TERM; 1 when it could not be served.
     """
     parser = argparse.ArgumentParser(
         prog="python -m flows.serve",
@@ -92,7 +95,9 @@ def _serve(args: argparse.Namespace) -> int:
     _check_name(args.name, root)
     watch_heartbeats(args.name)
     from flows.retrain import retrain
+    from flows.stoppable_runner import StoppableRunner
 
+    runner = StoppableRunner(args.name)
     triggers: list[Any] = []
     if args.on_data is not None:
         triggers = [
@@ -102,23 +107,25 @@ def _serve(args: argparse.Namespace) -> int:
                 match={"prefect.resource.id": resource(args.name)},
             )
         ]
-        _watch_beside(incoming, args.on_data, args.name, root)
-    retrain.serve(
+    deployment: Any = runner.add_flow(
+        retrain,
         name=args.name,
         description="Retrain on today's data; the champion is only replaced by a better model.",
         tags=[resource(args.name)],
         schedule=schedule,
         triggers=triggers,
         parameters={"root": str(root)},
-        limit=1,
         # Also over several processes that serve it. The one that waits takes all that has come
         # meanwhile in one go.
-        global_limit=ConcurrencyLimitConfig(
+        concurrency_limit=ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
         ),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    return 0
+    if args.on_data is not None:
+        _watch_beside(incoming, args.on_data, args.name, root, runner)
+    print(f"serving retrain/{args.name}", file=sys.stderr)
+    return runner.serve(deployment)
 
 
 def _schedule(args: argparse.Namespace) -> Any:
@@ -164,7 +171,9 @@ def _check_name(name: str, root: Path) -> None:
         )
 
 
-def _watch_beside(folder: Path, settle: float, name: str, root: Path) -> None:
+def _watch_beside(
+    folder: Path, settle: float, name: str, root: Path, runner: StoppableRunner
+) -> None:
     """Watch for new batches while the process lives; a defect in it ends the process."""
 
     def run() -> None:
@@ -173,7 +182,7 @@ def _watch_beside(folder: Path, settle: float, name: str, root: Path) -> None:
             watch(folder, settle, lambda names: emit(name, root, names), over.wait)
         except BaseException:
             traceback.print_exc(file=sys.stderr)
-            os.kill(os.getpid(), signal.SIGTERM)
+            runner.end(1)
             raise
 
     threading.Thread(target=run, name="incoming", daemon=True).start()

@@ -1,16 +1,20 @@
-"""`python -m flows.serve`: what it refuses; `test_simulated_year.py` has what it does."""
+"""`python -m flows.serve`: what it refuses, how it ends; `test_simulated_year.py`: what it does."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
-from retrain_repository import CODE, RetrainToy
+from retrain_repository import CODE, STAGES, RetrainToy
 
+from benchmarks.prefect_server import PrefectServer
 from flows import serve
 from flows.dead_runs import SILENT_SECONDS, watch_heartbeats
 from flows.flow_errors import FlowError
@@ -96,3 +100,82 @@ def test_dead_runs_are_watched_once(prefect_server: str) -> None:
     assert automation.trigger.within.total_seconds() == SILENT_SECONDS
     labels = automation.trigger.match_related.model_dump()
     assert labels == {"prefect.resource.id": f"prefect.tag.{resource('mine')}"}
+
+
+class Served:
+    """`flows.serve` of a repository whose training hangs.
+
+    Args:
+        toy: the repository.
+        server: Prefect's.
+        name: of the deployment.
+    """
+
+    def __init__(self, toy: RetrainToy, server: PrefectServer, name: str) -> None:
+        self.toy, self.log = toy, toy.root.with_name("serve.log")
+        layout = (CODE / "tasks" / "layout.py").read_text().splitlines()
+        stages = [f"STAGES = {STAGES!r}" if x.startswith("STAGES = ") else x for x in layout]
+        (toy.root / "tasks" / "layout.py").write_text("\n".join(stages))
+        toy.tell("train", "hang")
+        toy.git("add", "tasks", "inputs")
+        toy.git("commit", "-qm", "hang")
+        self.before = self.state()
+        env = {**os.environ, "PREFECT_API_URL": server.url, "PREFECT_HOME": str(server.home)}
+        env |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "WANDB_MODE": "disabled"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.serve", "--every", "1", "--name", name],
+                cwd=toy.root,
+                env=env,
+                stdout=log,
+                stderr=log,
+            )
+
+    def state(self) -> tuple[str, str]:
+        """What git has: branches, tags and the user's tree."""
+        return self.toy.git("for-each-ref"), self.toy.git("status", "--porcelain")
+
+    def at_work(self) -> set[str]:
+        """What of a run is there: its guard, DVC and the stage."""
+        words = set()
+        for process in self.toy.processes():
+            with suppress(psutil.Error):
+                words |= {Path(word).name for word in process.cmdline()}
+        return words & {"process_guard.py", "dvc", "stage.py"}
+
+    def wait(self) -> int:
+        """The exit status; a bound on life, not on speed."""
+        self.toy.wait_until(lambda: self.process.poll() is not None)
+        return self.process.wait()
+
+
+@pytest.fixture
+def two_toys(first: RetrainToy, tmp_path: Path) -> Iterator[list[RetrainToy]]:
+    toys = [first.copied(tmp_path / name) for name in ("one", "two")]
+    yield toys
+    for toy in toys:
+        for process in toy.processes():
+            process.kill()
+
+
+@pytest.mark.slow
+def test_it_ends_while_a_run_is_at_work_and_the_server_is_gone(
+    two_toys: list[RetrainToy], tmp_path: Path
+) -> None:
+    with PrefectServer(tmp_path / "prefect") as server:
+        one, two = (Served(toy, server, toy.root.parent.name) for toy in two_toys)
+        for served in (one, two):
+            served.toy.wait_until(lambda served=served: "stage.py" in served.at_work())
+    one.process.send_signal(signal.SIGTERM)
+    two.process.send_signal(signal.SIGINT)
+    two.toy.wait_until(lambda: "stopping" in two.log.read_text())
+    two.process.send_signal(signal.SIGINT)
+    assert two.wait() == 128 + signal.SIGINT
+    assert "stopped at once" in two.log.read_text()
+    assert one.wait() == 128 + signal.SIGTERM
+    assert one.at_work() == set()  # already, as a service manager would end it now
+    assert "stopped at once" not in one.log.read_text()
+    for served in (one, two):
+        served.toy.wait_until(lambda served=served: not served.toy.processes())
+        assert served.state() == served.before
+    assert one.toy.traces() == []

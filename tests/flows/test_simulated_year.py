@@ -51,6 +51,7 @@ class Year:
     runs: list[dict[str, Any]] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
     champion: str = ""
+    stopped: int | None = None
 
     @property
     def root(self) -> Path:
@@ -136,7 +137,7 @@ def year(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Year]:
         }
         words = ("--on-data", "1", "--name", "year")
         where = (year.root, server.url, year.work / "prefect")
-        with simulated.scheduler(*where, *words, **variables):
+        with simulated.scheduler(*where, *words, **variables) as process:
             before = 0.0
             incoming = year.root / "data/incoming"
             for week in (0, GOOD, WORSE):
@@ -148,6 +149,7 @@ def year(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Year]:
             year.deployment = ask(server.url, "deployments/name/retrain/year")
             ended_badly(year, server, stand)
             year.runs = ask(server.url, "flow_runs/filter", {"limit": 200})
+        year.stopped = process.returncode
         year.messages = [body for _, body in stand.taken]
         stand.shutdown()
         never = {"parameters": {"promote": "never"}}
@@ -184,6 +186,7 @@ def test_what_starts_runs(year: Year) -> None:
     assert all(described["description"] for described in form.values())
     starters = {run["created_by"]["type"] for run in year.runs if run["created_by"]}
     assert {"SCHEDULE", "AUTOMATION"} <= starters
+    assert year.stopped == 128 + signal.SIGTERM
     assert "new batches: week-01" in (year.work / "prefect/serve.log").read_text()
 
 
