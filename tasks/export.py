@@ -9,12 +9,14 @@ sections `base`, `evaluate` (thresholds), `export`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.errors import ExportError
 from components.files import atomic_path, rounded, write_json
+from components.hidden import hidden, secrets_of
 from tasks.layout import Layout
 from tasks.params import Params
 from tasks.repository import git_revision
@@ -70,7 +72,9 @@ def export(params: Params, layout: Layout) -> Figures:
         lambda outputs: metric(store, rows, outputs, description),
         lambda outputs: metric(store, training, outputs, description),
     )
-    facts = {"git_revision": git_revision(layout.root), "license": settings.license}
+    # The file goes to people who see neither parameters nor environment.
+    stated = hidden(settings.license, secrets_of(os.environ))
+    facts = {"git_revision": git_revision(layout.root), "license": stated}
     threshold = 0.0
     if description.task == "detection":
         threshold = params.evaluate.score_threshold

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError
 from components.files import read_json, sha256, write_text
+from components.hidden import hidden, secrets_of
 from tasks import stage
 from tasks.layout import Layout
 from tasks.params import Params
@@ -89,7 +90,7 @@ def gather(params: Params, layout: Layout) -> Facts:
     parameters = shown_parameters(params)
     model_sha256 = sha256(layout.onnx) if layout.onnx.is_file() else ""
     return Facts(
-        title=params.report.title,
+        title=hidden(params.report.title, secrets_of(os.environ)),
         made_at=_now(),
         task=params.base.task,
         figures=figures,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import zipfile
+from collections.abc import Iterator
 
 CANARIES = {
     "WANDB_API_KEY": "canary00" * 5,
@@ -34,3 +38,18 @@ TOLD = {
 def found_in(content: bytes) -> list[str]:
     """Canaries in it."""
     return sorted({found.decode() for found in re.findall(rb"canary\d\d", content)})
+
+
+def found_unpacked(content: bytes) -> list[str]:
+    """Canaries in it, or in what is packed in it: a checkpoint's members, a page's pictures."""
+    return sorted({canary for part in _unpacked(content) for canary in found_in(part)})
+
+
+def _unpacked(content: bytes) -> Iterator[bytes]:
+    yield content
+    if content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as parts:
+            for name in parts.namelist():
+                yield from _unpacked(parts.read(name))
+    for part in re.findall(rb";base64,([A-Za-z0-9+/]+=*)", content):
+        yield from _unpacked(base64.b64decode(part))

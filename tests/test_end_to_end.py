@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from canaries import CANARIES, TOLD, found_in, found_unpacked
 from waiting import wait_until
 
 from components.files import sha256
@@ -46,6 +47,7 @@ class Copy:
             subprocess.run(["git", *command], cwd=root, check=True)
         self.environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         self.environment["PYTHONPATH"] = str(root)
+        self.environment |= CANARIES
 
     def call(self, *command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -83,6 +85,10 @@ def copy(request, tmp_path_factory) -> Copy:
     )
     # Enough to learn something; the whole demo is for `make demo`.
     copy.params(train__epochs=2, export__parity_images=16, evaluate__bootstrap=200)
+    # A key has no place there, but a person may write one all the same.
+    secret = f"key {CANARIES['HF_TOKEN']}"
+    copy.params(export__license=f"{TOLD['data']}, {TOLD['link']}, {secret}")
+    copy.params(report__title=f"{TOLD['hub']}, {TOLD['weights']}, {secret}")
     if request.param == "detection":
         copy.params(preprocess__image_size=[96, 128])
     done = copy.call(sys.executable, "-m", "tasks.demo_data", request.param)
@@ -163,6 +169,22 @@ def test_wandb_has_a_run_of_each_stage(copy):
     assert len(runs) >= len(STAGES)
 
 
+def test_nothing_secret_is_in_what_the_stages_left(copy):
+    # DVC copies the parameters that a stage depends on, as docs/operations.md says.
+    own = [copy.root / name for name in ("params.yaml", "dvc.lock", ".dvc/cache/runs", "tests")]
+    assert found_in(own[0].read_bytes()) and found_in(own[1].read_bytes())
+    found = {}
+    for path in copy.root.rglob("*"):
+        if path.is_file() and not any(path.is_relative_to(place) for place in own):
+            found[path.relative_to(copy.root).as_posix()] = found_unpacked(path.read_bytes())
+    assert {name: canaries for name, canaries in found.items() if canaries} == {}
+    written = ["models/model.onnx", "reports/index.html", "reports/model_card.md"]
+    assert {"models/trained/weights.safetensors", *written} <= set(found)
+    assert any(name.startswith("wandb/offline-run-") for name in found)
+    for name in written:  # the rest of what stands in the parameters
+        assert b"@data.example/set" in (copy.root / name).read_bytes(), name
+
+
 def test_metrics_plots_and_experiments(copy):
     for command in (["metrics", "show"], ["params", "diff"], ["metrics", "diff"], ["exp", "show"]):
         done = copy.call(sys.executable, "-m", "dvc", *command)
@@ -214,5 +236,8 @@ def test_a_killed_flow_leaves_nothing_and_the_next_run_completes(copy, how):
     flow.send_signal(how)
     flow.wait(600)
     wait_until(lambda: not ours(), "the end of all processes")
+    left = [path for path in copy.root.glob(".resume/**/*") if path.is_file()]
+    assert any(path.suffix == ".ckpt" for path in left)
+    assert {path: found_unpacked(path.read_bytes()) for path in left} == {path: [] for path in left}
     copy.params(train__epochs=2)
     assert "train" in copy.repro("train")[0]
