@@ -54,6 +54,8 @@ WEEKS, VERSIONS = "weeks.jsonl", "versions.jsonl"
 SIZE = 32
 NUM_HIDDEN, NUM_TEST, NUM_VAL, NUM_FIRST, NUM_BATCH = 400, 300, 60, 80, 15
 NUM_LEAKING = 4
+# Of the images gathered so far: a worse batch of a fixed size costs less the more there are.
+WORSE_SHARE = 0.25
 # What is not good, by week; `worse` passes all checks of the data. Of a leaking batch, images of
 # the test split are left out, and the others are taken.
 _REFUSED = ("corrupt", "mislabelled", "drifted")
@@ -203,6 +205,12 @@ def kind_of(week: int) -> str:
     return BAD.get(week, "good")
 
 
+def gathered(week: int) -> int:
+    """Training images before a week, when all batches have become what they must."""
+    taken = [before for before in range(1, week) if kind_of(before) in ("good", "leaking")]
+    return NUM_FIRST + NUM_BATCH * len(taken)
+
+
 def arrive(digits: Digits, week: int, incoming: Path) -> None:
     """Let the batch of a week arrive, unless it has, as a person would: copied, then renamed."""
     kind, rng = kind_of(week), random.Random(week)
@@ -213,8 +221,9 @@ def arrive(digits: Digits, week: int, incoming: Path) -> None:
     if kind == "drifted":
         pale = Digits((digits.images // 8 + 200).astype(np.uint8), digits.labels)
         pale.write(train, numbers)
-    elif kind == "worse":
-        digits.write(train, numbers, [rng.randrange(10) for _ in numbers])
+    elif kind == "worse":  # each labelled as the digit after it
+        numbers = list(range(len(digits.labels))[-round(WORSE_SHARE * gathered(week)) :])
+        digits.write(train, numbers, [(int(digits.labels[n]) + 1) % 10 for n in numbers])
     else:
         digits.write(train, numbers)
     if kind == "mislabelled":  # images that are there, with other labels
@@ -418,8 +427,8 @@ def one_week(
 
     Returns:
         `week`, `kind`, `state` of the run, `outcome`, `summary`, `refused` {batch: reason},
-        `skipped`: images of the test split that were left out, `version` in production, `hidden`
-        accuracy, `seconds`, and `wrong`: what must not be.
+        `arrived`: images of the batch, `skipped`: images of the test split that were left out,
+        `version` in production, `hidden` accuracy, `seconds`, and `wrong`: what must not be.
     """
     root, started = work / "repo", time.time()
     incoming = root / "data/incoming"
@@ -434,6 +443,7 @@ def one_week(
     hidden = accuracy(model_of(root, champion), digits) if champion else 0.0
     kind = kind_of(week)
     report = root / ".dvc/tmp/retrain/last/reports/incoming" / f"week-{week:02}.json"
+    arrived = len(list((incoming / f"week-{week:02}").rglob("*.png")))
     skipped = len(read_json(report)["skipped"]) if kind == "leaking" and report.exists() else 0
     wrong = _judged(kind, run, done, hidden, before)
     if kind == "leaking" and skipped != NUM_LEAKING:
@@ -446,6 +456,7 @@ def one_week(
         **{"week": week, "kind": kind, "state": run["state_type"]},
         **{key: done.get(key) for key in ("outcome", "summary", "refused")},
         **{
+            "arrived": arrived,
             "skipped": skipped,
             "version": champion.name if champion else None,
             "hidden": round(hidden, 4),

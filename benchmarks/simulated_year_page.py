@@ -14,6 +14,7 @@ from benchmarks.simulated_year import (
     NUM_FIRST,
     NUM_HIDDEN,
     NUM_TEST,
+    WORSE_SHARE,
 )
 
 TEXT = """# A year of scheduled retraining, simulated
@@ -30,6 +31,7 @@ three points (`min_gain: -0.03`).
 
 - {refused}
 - Worse: {worse}
+- {worse_batch}
 - Promoted: {promoted} versions. Accuracy on the hidden images: {begin:.1%} at first, {end:.1%} in
   the end; the largest fall in a week was {fall:.1f} points, and {bound:.0f} are allowed.
 - Made again: {again} versions were checked out from their tags in new clones, with the data from
@@ -49,6 +51,17 @@ Made by:
     python benchmarks/simulated_year.py check --work FOLDER
     python benchmarks/simulated_year.py page --work FOLDER --write
 """
+
+# Of lines from before the size of a worse batch followed the data.
+FIXED_SIZE = f"""In this run a worse batch had {NUM_BATCH} images, with labels drawn by chance,
+  however much had been gathered: in week 6 that was 140 images, in week 40 it was 500, and
+  there {NUM_BATCH} such images cost no more than the gate tolerates. Such a batch now has
+  {WORSE_SHARE:.0%} of what has been gathered, each image labelled as the digit after it. The year
+  was not run again with it; single weeks were, by `flows.retrain`, with all that had been gathered
+  as the first data, and the gate refused both: week 40, 125 images, accuracy 0.8467, was 0.9467;
+  week 52, 159 images, 0.8667, was 0.9467."""
+GROWING = f"""A worse batch has {WORSE_SHARE:.0%} of what has been gathered, each image labelled as
+  the digit after it: {{sizes}}."""
 
 
 def write_page(
@@ -72,6 +85,7 @@ def write_page(
         table=_by_kind(weeks),
         refused=f"Refused batches: {len(refused)}, each with its reason below.",
         worse="; ".join(f"{week['outcome']}, {week['summary']}" for week in worse) or "none yet.",
+        worse_batch=_worse_batch(worse),
         promoted=len({week["version"] for week in weeks if week["version"]}),
         **{"begin": hidden[0], "end": hidden[-1]},
         **{"fall": 100 * max([0.0, *falls]), "bound": 100 * BOUND},
@@ -83,6 +97,13 @@ def write_page(
         sys.stdout.write(text)
     else:
         path.write_text(text, encoding="utf-8")
+
+
+def _worse_batch(worse: list[dict[str, Any]]) -> str:
+    if any("arrived" not in week for week in worse):
+        return FIXED_SIZE
+    sizes = (f"week {week['week']}, {week['arrived']} images" for week in worse)
+    return GROWING.format(sizes="; ".join(sizes) or "none yet")
 
 
 def _by_kind(weeks: list[dict[str, Any]]) -> str:
