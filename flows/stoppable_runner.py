@@ -99,16 +99,15 @@ class StoppableRunner(Runner):
     def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
         """Handler of INT and of TERM; the runner installs it for TERM itself."""
         status = 128 + int(args[0])
+        # Written past `sys.stderr`, which the signal may have come in the middle of.
         if self._told.is_set():
             os.write(2, b"stopped at once\n")
             # The guards of their stages see that they are gone.
             for run in multiprocessing.active_children():
                 run.kill()
             os._exit(status)
-        print(
-            f"stopping; done in {END_SECONDS:.0f} s at the latest, or at once when asked again",
-            file=sys.stderr,
-        )
+        latest = f"{END_SECONDS:.0f} s at the latest"
+        os.write(2, f"stopping; done in {latest}, or at once when asked again\n".encode())
         self.end(status)
 
     async def __aexit__(self, *exc_info: Any) -> None:
