@@ -34,6 +34,7 @@ from flows.retrain_artifacts import Artifacts, show_outcomes
 from flows.retrain_run import Promote, locked, retrain_here
 from flows.retrain_site import Site
 from flows.retrain_steps import Retraining
+from flows.served_run import end_with_parent
 
 
 class TaskSteps:
@@ -98,6 +99,7 @@ def retrain(
         `version` (or None), `refused` {batch: reason}, and `rows`, one a step. Where it could not
         be done, a failed state that holds the error; the champion is as it was.
     """
+    end_with_parent()
     place = Path(root).resolve()
     steps = TaskSteps()
     try:

@@ -24,9 +24,8 @@ from prefect.client.orchestration import get_client
 from prefect.runner import Runner
 
 from flows.process_guard import GUARD_DEADLINE
+from flows.served_run import RUN_SECONDS
 
-# For a run to end its stage, remove its worktree and tell the server; longer than a guard takes.
-RUN_SECONDS = 20.0
 # Ctrl-C in a terminal reaches the run, too, and a second signal would disturb it at tidying up.
 PATIENCE_AFTER_INT = 8.0
 PAUSE_SECONDS = 10.0

@@ -150,8 +150,8 @@ class Served:
 
 
 @pytest.fixture
-def two_toys(first: RetrainToy, tmp_path: Path) -> Iterator[list[RetrainToy]]:
-    toys = [first.copied(tmp_path / name) for name in ("one", "two")]
+def three_toys(first: RetrainToy, tmp_path: Path) -> Iterator[list[RetrainToy]]:
+    toys = [first.copied(tmp_path / name) for name in ("one", "two", "three")]
     yield toys
     for toy in toys:
         for process in toy.processes():
@@ -160,13 +160,14 @@ def two_toys(first: RetrainToy, tmp_path: Path) -> Iterator[list[RetrainToy]]:
 
 @pytest.mark.slow
 def test_it_ends_while_a_run_is_at_work_and_the_server_is_gone(
-    two_toys: list[RetrainToy], tmp_path: Path
+    three_toys: list[RetrainToy], tmp_path: Path
 ) -> None:
     with PrefectServer(tmp_path / "prefect") as server:
-        one, two = (Served(toy, server, toy.root.parent.name) for toy in two_toys)
-        for served in (one, two):
+        one, two, three = (Served(toy, server, toy.root.parent.name) for toy in three_toys)
+        for served in (one, two, three):
             served.toy.wait_until(lambda served=served: "stage.py" in served.at_work())
     one.process.send_signal(signal.SIGTERM)
+    three.process.kill()
     two.process.send_signal(signal.SIGINT)
     two.toy.wait_until(lambda: "stopping" in two.log.read_text())
     two.process.send_signal(signal.SIGINT)
@@ -175,7 +176,7 @@ def test_it_ends_while_a_run_is_at_work_and_the_server_is_gone(
     assert one.wait() == 128 + signal.SIGTERM
     assert one.at_work() == set()  # already, as a service manager would end it now
     assert "stopped at once" not in one.log.read_text()
-    for served in (one, two):
+    for served in (one, two, three):
         served.toy.wait_until(lambda served=served: not served.toy.processes())
         assert served.state() == served.before
     assert one.toy.traces() == []
