@@ -176,6 +176,7 @@ def test_it_ends_while_a_run_is_at_work_and_the_server_is_gone(
     assert one.wait() == 128 + signal.SIGTERM
     assert one.at_work() == set()  # already, as a service manager would end it now
     assert "stopped at once" not in one.log.read_text()
+    assert three.wait() == -signal.SIGKILL
     for served in (one, two, three):
         served.toy.wait_until(lambda served=served: not served.toy.processes())
         assert served.state() == served.before
