@@ -348,9 +348,9 @@ def strike(
 
 def _promoted(place: Place) -> bool:
     tag = "model#production#2"
-    return (place.toy.root / ".git/refs/tags" / tag).exists() and not (
-        place.toy.root / ".dvc/tmp/retrain/tree"
-    ).exists()
+    worktrees = place.toy.root / ".dvc/tmp/retrain/tree"  # the folder itself stays, empty
+    promoted = (place.toy.root / ".git/refs/tags" / tag).exists()
+    return promoted and not list(worktrees.glob("*"))
 
 
 def attempt(
