@@ -376,7 +376,9 @@ def attempt(
         server.start()
     status = wait(process, place)
     # Where the flow outlives the kill (a server's, or what it does again), it may well complete.
+    # So it may after a worker's, which it learns of a moment later.
     late = STEPS.index(point.step) >= STEPS.index("promote") or status == 0 or struck is None
+    late = late or (served and STEPS.index(point.step) >= STEPS.index("push"))
     wrong += faults(place, ["v1.0.0", "v1.1.0"] if late else ["v1.0.0"])
     place.kill_all()
     place.fresh()
