@@ -208,7 +208,9 @@ def check_model(name: str, task: str) -> dict[str, Any]:
 
 def _smallest(name: str, task: str) -> tuple[ImageClassifier | ObjectDetector, tuple[int, int]]:
     """The module at the smallest size that its family can be built for and run at."""
-    own = timm.get_pretrained_cfg(name).input_size[-1]
+    published = timm.get_pretrained_cfg(name)
+    assert published is not None, name
+    own = published.input_size[-1]
     for side in (*(s for s in SIZES if s < own), own):
         size = (side, side)
         try:

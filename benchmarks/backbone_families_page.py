@@ -89,12 +89,12 @@ def _all_names(rows: list[Row]) -> list[str]:
     by_family: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_family[timm.model_entrypoint(row["name"]).__module__.rpartition(".")[2]].append(row)
-    for family, members in sorted(by_family.items()):
-        right = [row for row in members if row["result"] == "correct"]
+    for family, rows_of_it in sorted(by_family.items()):
+        right = [row for row in rows_of_it if row["result"] == "correct"]
         strides = sorted({tuple(sorted(set(row["offered"]))) for row in right})
         flexible = sum(row["any_size"] for row in right)
         lines.append(
-            f"| {family} | {len(members)} | {len(right)} | "
+            f"| {family} | {len(rows_of_it)} | {len(right)} | "
             f"{'; '.join(' '.join(map(str, s)) for s in strides)} | "
             f"{'yes' if flexible == len(right) else flexible or 'no'} |"
         )
@@ -128,7 +128,9 @@ def _models(found: dict[tuple[str, str], Row], families: dict[str, tuple[str, ..
     for family, name in checked:
         cells = [found.get((task, name)) for task in _TASKS]
         sides = {str(row["size"][0]) for row in cells if row and "size" in row}
-        channels = next((row["channels"] for row in cells if row and "channels" in row), [])
+        channels: list[int] = next(
+            (row["channels"] for row in cells if row and "channels" in row), []
+        )
         lines.append(
             f"| {family} | `{name}` | {', '.join(sorted(sides))} | "
             f"{', '.join(map(str, channels))} | {_outcome(cells[0])} | {_outcome(cells[1])} |"

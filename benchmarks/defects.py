@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from components.contract.readers import KnownFormat
 from components.contract.tables import Task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "contract"))
@@ -111,6 +112,6 @@ def write_set(raw: RawSet, root: Path, format: str) -> Path:
     return write(raw, root, form_of(format))
 
 
-def form_of(format: str) -> str:
+def form_of(format: str) -> KnownFormat:
     """The name that readers have for a format of `ALL`."""
-    return format.partition("-")[0]
+    return cast(KnownFormat, format.partition("-")[0])

@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def points(count: int, seed: int) -> list[Point]:
         for kind, workers in combos
     ]
     rng.shuffle(forced)
-    instants = []
+    instants: list[Point] = []
     while len(instants) < max(count - len(forced), count // 4):
         for kind, workers in combos:
             for name in SIGNALS:
@@ -283,7 +284,7 @@ def attempt(work: Path, data: Path, point: Point, whole: dict[str, Any]) -> dict
         else:
             call = int(point.share * whole["places"][point.place])
             number = SIGNALS[point.number]
-            training = Training(folder, lambda c=call, n=number: set_trap(point.place, c, n))
+            training = Training(folder, partial(set_trap, point.place, call, number))
             status = None
         status = training.wait() if status is None else status
         statuses.append(status)

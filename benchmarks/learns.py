@@ -185,6 +185,7 @@ def train_and_measure(job: Job, work: Path, bccd: Path) -> dict[str, Any]:
     augment = AugmentSettings(flip=data.flip, vertical_flip=data.flip, scale=data.scale, color=0.2)
     module = PreparedDataModule(store, BATCH_SIZE, (0, 0, 0), (1, 1, 1), augment, seed=job.seed)
     loader = module.train_dataloader()
+    sampler: Any = loader.sampler
 
     seed_everything(job.seed, verbose=False)
     num_classes = 1 if data.merged else len(store.info.classes)
@@ -198,7 +199,7 @@ def train_and_measure(job: Job, work: Path, bccd: Path) -> dict[str, Any]:
     started, seen, step, value = time.process_time(), 0, 0, float("nan")
     finite = True
     for epoch in range(epochs):
-        loader.sampler.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         for batch in loader:
             if step == round((1 - LAST_PART) * num_steps):
                 peer.last_epochs()
@@ -239,7 +240,7 @@ def _optimizer(peer: Any, recipe: Recipe) -> Any:
     """Norms and biases are not decayed."""
     import torch
 
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in peer.parameters() if p.ndim >= 2]},
         {"params": [p for p in peer.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]

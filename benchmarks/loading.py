@@ -56,7 +56,8 @@ def make_photos(source: Path, folder: Path, count: int) -> None:
         raise SystemExit(f"--photos {source}: no .jpg, .jpeg or .png below it")
     rng = np.random.default_rng(0)
     for split, number in (("train", count), ("val", 8)):
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index, file in zip(range(number), itertools.cycle(files), strict=False):
             with Image.open(file) as opened:
                 photo = opened.convert("RGB")
@@ -94,7 +95,8 @@ def packed(folder: Path, task: str, storage: str, size: int) -> PreparedStore:
     from components.data.settings import PreprocessSettings
     from components.files import sha256
 
-    images, objects = [], []
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     for split in ("train", "val"):
         content = json.loads((folder / f"{split}.json").read_text())
         first = len(images)
@@ -283,7 +285,10 @@ def rate(epoch: Epoch) -> float:
     started, images = time.perf_counter(), 0
     for batch in epoch():
         # autotimm's detection batches call it "image".
-        found = batch.get("images", batch.get("image")) if isinstance(batch, dict) else batch[0]
+        if isinstance(batch, dict):
+            found = batch["images"] if "images" in batch else batch["image"]
+        else:
+            found = batch[0]
         assert found.is_floating_point() and found.shape[1] == 3, found.shape
         images += len(found)
     return images / (time.perf_counter() - started)

@@ -152,8 +152,9 @@ class OurYolox(Peer):
         """See `Peer`."""
         from components.models.yolox_loss import YOLOX_LOSS_WEIGHTS, yolox_loss
 
-        outputs = self.network(_bgr(images))
-        losses = yolox_loss(*outputs, self.network.strides, boxes, labels, use_l1=self.use_l1)
+        strides = self.network.strides
+        raw = self.network(_bgr(images))
+        losses = yolox_loss(raw[0], raw[1], raw[2], strides, boxes, labels, self.use_l1)
         return torch.stack([YOLOX_LOSS_WEIGHTS[k] * value for k, value in losses.items()]).sum()
 
     def predict(self, images: Tensor) -> Detections:
@@ -162,9 +163,9 @@ class OurYolox(Peer):
         from components.models.postprocess import select_from_logits
         from components.models.yolox_loss import yolox_logits_and_boxes
 
-        outputs = self.network(_bgr(images))
+        classes, boxes, objectness = self.network(_bgr(images))
         found = select_from_logits(
-            *yolox_logits_and_boxes(*outputs, self.network.strides),
+            *yolox_logits_and_boxes(classes, boxes, objectness, self.network.strides),
             self.image_size,
             "product",
             SCORE_THRESHOLD,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {"clothing": "classification", "bccd": "detection"}
+STAGES = ("validate", "preprocess", "train", "evaluate")
 PEERS = ("ours", "torchvision", "autotimm")
 SEEDS = 3
 MAIN = {"clothing": ("accuracy",), "bccd": ("map", "map_50")}
@@ -54,10 +55,10 @@ Result = dict[str, Any]
 
 
 def parameters(data: str, files: dict[str, Path], trying: bool) -> dict[str, Any]:
-    """What our stages are given, but for the seed and where the data is."""
+    """What the stages run here are given, but for the seed and where the data is."""
     tree = yaml.safe_load(files[data].read_text(encoding="utf-8"))
+    tree = {section: keys for section, keys in tree.items() if section in ("base", *STAGES)}
     tree["base"] = {k: v for k, v in tree["base"].items() if k not in ("data", "seed")}
-    tree.pop("report", None)
     tree["evaluate"] = {**(tree.get("evaluate") or {}), "bootstrap": 0, "num_mistakes": 1}
     if trying:
         tree["train"] |= {"epochs": 1, "warmup_epochs": 0, "allow_trivial": True}
@@ -143,7 +144,7 @@ def train_ours(data: str, seed: int, raw: Path, tree: dict[str, Any], work: Path
     (workspace / "params.yaml").write_text(yaml.safe_dump({**tree, "base": base}))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
     seconds = {}
-    for stage in ("validate", "preprocess", "train", "evaluate"):
+    for stage in STAGES:
         started = time.perf_counter()
         with (workspace / f"{stage}.log").open("w") as log:
             command = [sys.executable, "-m", f"tasks.{stage}"]
@@ -329,8 +330,8 @@ def main() -> None:
         run_all(args)
     elif args.command == "report":
         found = read_state(args.state, args.params, args.trying)
-        command = "python -m benchmarks.quality run" + (" --try" if args.trying else "")
-        args.page.write_text(page(found, command), encoding="utf-8")
+        said = "python -m benchmarks.quality run" + (" --try" if args.trying else "")
+        args.page.write_text(page(found, said), encoding="utf-8")
     else:
         run_one(args)
 

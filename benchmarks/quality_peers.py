@@ -223,16 +223,17 @@ class _TimmPyramid(nn.Module):
         from torchvision.ops import FeaturePyramidNetwork
         from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-        self.body = timm.create_model(
+        body: Any = timm.create_model(
             BACKBONE,
             pretrained=True,
             pretrained_cfg_overlay={"file": str(weights_file(work))},
             features_only=True,
             out_indices=(2, 3, 4),
         )
+        self.body = body
         self.out_channels = FPN_CHANNELS
         self.fpn = FeaturePyramidNetwork(
-            self.body.feature_info.channels(),
+            body.feature_info.channels(),
             FPN_CHANNELS,
             extra_blocks=LastLevelP6P7(FPN_CHANNELS, FPN_CHANNELS),
         )
@@ -389,7 +390,9 @@ def _autotimm_detector(data: Path, now: Conditions, seconds: float, work: Path) 
     found = {}
     split = "test" if (data / "test").is_dir() else "val"
     for image in json.loads(_annotations(data, split).read_text())["images"]:
-        pixels = cv2.cvtColor(cv2.imread(str(data / split / image["file_name"])), cv2.COLOR_BGR2RGB)
+        bgr = cv2.imread(str(data / split / image["file_name"]))
+        assert bgr is not None, image["file_name"]
+        pixels = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
         seen = module.eval_transforms(image=pixels, bboxes=[], labels=[])["image"]
         with torch.no_grad():
             each = model.predict(seen[None])[0]
@@ -486,11 +489,11 @@ def _coco_figures(data: Path, split: str, found: dict[int, dict[str, Tensor]]) -
     number = {category: index for index, category in enumerate(_categories(data))}
     objects = content["annotations"]
     truth = TrueObjects(
-        [o["image_id"] for o in objects],
-        [number[o["category_id"]] for o in objects],
-        [o["bbox"] for o in objects],
-        [o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects],
-        [bool(o.get("iscrowd", 0)) for o in objects],
+        np.array([o["image_id"] for o in objects]),
+        np.array([number[o["category_id"]] for o in objects]),
+        np.array([o["bbox"] for o in objects], dtype=float),
+        np.array([o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects], dtype=float),
+        np.array([bool(o.get("iscrowd", 0)) for o in objects]),
     )
     columns: list[list[np.ndarray]] = [[], [], [], []]
     for image in content["images"]:

@@ -94,8 +94,9 @@ def points(places: list[dict[str, Any]], count: int, seed: int) -> list[Point]:
     found: list[Point] = []
     while queues and len(found) < count:
         for queue in list(queues):
-            place = next(queue, None)
-            if place is None:
+            try:
+                place = next(queue)
+            except StopIteration:
                 queues.remove(queue)
                 continue
             in_flow = place["process"] == "flow"
@@ -332,7 +333,8 @@ def strike(
     elif point.target == "server":
         server.kill()
     else:
-        names = {"flow": ("flows.retrain", "prefect.engine", "prefect.flow_engine")}
+        names: dict[str, tuple[str, ...]] = {}
+        names["flow"] = ("flows.retrain", "prefect.engine", "prefect.flow_engine")
         names["worker"] = ("flows.serve",)
         for process in place.processes():
             if point.target == "process":

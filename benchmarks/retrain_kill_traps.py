@@ -48,7 +48,7 @@ def set_up() -> None:
         # Two quick stages stand for six: each is run by the same code.
         import tasks.layout
 
-        tasks.layout.STAGES = QUICK_STAGES
+        tasks.layout.STAGES = QUICK_STAGES  # type: ignore[assignment]
     sys.addaudithook(_Watch(Path(folder), process))
 
 

@@ -111,7 +111,7 @@ def _validated(
 ) -> Result:
     reading = read_dataset(
         root, form_of(format), task_of(format), defect.classes, format == "csv-multi"
-    )  # type: ignore[arg-type]
+    )
     settings = ValidateSettings(num_workers=1, **defect.settings)
     return validate_reading(reading, settings, reference=reference, accepted=splits)
 

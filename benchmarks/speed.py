@@ -43,7 +43,7 @@ from components.runtime import configure_torch
 BATCH, SIZE, NUM_CLASSES = 8, 640, 80
 STRIDES = (8, 16, 32, 64, 128)
 RIVALS = ("torchvision", "YOLOX", "autotimm")
-Contenders = dict[str, Callable[[], object]]
+Contenders = dict[str, Callable[..., object]]
 
 
 def random_boxes(count: int, num_images: int = BATCH, size: int = SIZE) -> list[Tensor]:
@@ -348,7 +348,7 @@ def table(name: str, args: argparse.Namespace) -> str:
 
 def main() -> None:
     """Measure, print, and with --write keep the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all if none")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2, help="of torch")

@@ -19,7 +19,7 @@ from components.errors import DataError
 from components.files import read_json
 from flows.cache_check import find_damaged, set_aside
 from flows.dvc_stage import StageOutput, run_guarded
-from flows.flow_errors import FlowError
+from flows.flow_errors import FlowError, masked
 from flows.progress import OnLine
 from flows.retrain_site import Site, outputs
 from flows.sweep_trial import hash_of
@@ -142,7 +142,7 @@ class DataSteps:
             if status > 128 or (status != 0 and report.get("verdict") in ("merged", "nothing-new")):
                 raise FlowError(f"batch {name}: {output.reason(status)}")
             if status != 0:
-                self.refused[name] = _refusal(report) or output.reason(status)
+                self.refused[name] = masked(_refusal(report) or output.reason(status))
                 on_line(f"batch {name} refused: {self.refused[name]}")
             elif report.get("verdict") == "merged":
                 self.merged.append(name)

@@ -32,7 +32,7 @@ from prefect.states import Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from components.errors import TimmflowError
-from flows.flow_errors import FlowError
+from flows.flow_errors import FlowError, masked
 from flows.lease import Lease
 from flows.pipeline import failed_state
 from flows.process_guard import GUARD_DEADLINE
@@ -112,7 +112,7 @@ def sweep(
         return failed_state(error)
     create_table_artifact(
         key="sweep",
-        table=[{key: str(value) for key, value in as_record(row).items()} for row in ranked(rows)],
+        table=masked([{k: str(v) for k, v in as_record(row).items()} for row in ranked(rows)]),
         description="The trials, best on val first.",
     )
     return ranked(rows)

@@ -20,10 +20,11 @@ class Ending(DataSteps):
 
     status = 0
     verdict = ""
+    reason = ""
 
     def python(self, words: list[str], on_line: OnLine) -> tuple[int, StageOutput]:
         if self.verdict:
-            report = {"verdict": self.verdict, "reason": "", "findings": []}
+            report = {"verdict": self.verdict, "reason": self.reason, "findings": []}
             write_json(self.tree / "reports/incoming/new.json", report)
         output = StageOutput("incoming")
         output.add("error: incoming: something")
@@ -60,3 +61,13 @@ def test_a_bad_batch_is_refused_and_the_work_goes_on(tmp_path: Path, verdict: st
     steps = merging(tmp_path, 1, verdict)
     steps.merge_batches({"new": "mark"}, print)
     assert list(steps.refused) == ["new"]
+
+
+def test_why_a_batch_was_refused_is_told_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE_TOKEN", "s3cret-of-the-store")
+    steps = merging(tmp_path, 1, "refused")
+    steps.reason = "https://store/?token=s3cret-of-the-store cannot be read"
+    steps.merge_batches({"new": "mark"}, print)
+    assert steps.refused == {"new": "https://store/?token=*** cannot be read"}
