@@ -216,9 +216,10 @@ def _trivial_text(result: FitResult) -> str:
     scores = " or ".join(f"{name} {score:.3f}" for name, score in result.trivial.items())
     return (
         f"nothing was learnt: the best {result.monitor} is {result.best:.3f}, and no epoch is "
-        f"above {scores}, which takes no training (the most frequent class; the same scores for "
-        "all images; no detection). Look at the batches (python -m tasks.preview), raise "
-        "train.epochs or change train.lr; or keep such a model with train.allow_trivial: true"
+        f"above {scores}, which a model that knows nothing of the images may have (95 % of them "
+        "stay below: the most frequent class always; guesses; no detection). Look at the batches "
+        "(python -m tasks.preview), raise train.epochs or change train.lr, or give more validation "
+        "images; or keep the model with train.allow_trivial: true, which repeats no epoch"
     )
 
 

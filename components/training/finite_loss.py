@@ -1,11 +1,13 @@
-"""A loss that is not finite: stop, say which part gave it, and keep the step for replay.
+"""A loss or a gradient that is not finite: stop, say what gave it, and keep the step for replay.
 
-The check comes before the backward pass, while the weights are still those that gave the loss. The
-file holds tensors and numbers only: `{"batch", "weights", "rng", "precision", "epoch", "step"}`.
+The check comes before the optimizer's step, while the weights are still those that gave the loss;
+what batch norms have taken in of the step is taken back. The file holds tensors and numbers only:
+`{"batch", "weights", "rng", "precision", "epoch", "step"}`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ _REMEDIES = {
     "weight": "lower train.lr, or raise train.warmup_epochs",
     "layer": "lower train.lr, or set train.gradient_clip",
     "loss": "lower train.lr, or raise train.warmup_epochs",
+    "gradient": "lower train.lr, or take train.precision: 32-true",
 }
 
 
@@ -36,8 +39,9 @@ class Diagnosis:
     """Where a step stopped being finite.
 
     Attributes:
-        kind: `images`, `weight`, `layer`, `loss`, or empty where all is finite.
-        name: of the weight, the layer or the term of the loss.
+        kind: `images`, `weight`, `layer`, `loss`, `gradient`, or empty where all is finite.
+        name: of the weight, the layer or the term of the loss. Of gradients the one nearest to the
+            loss is named, since those behind it are made from it.
         losses: terms of the loss and `loss`; empty where the step did not get so far.
     """
 
@@ -52,6 +56,7 @@ class Diagnosis:
             "weight": f"first not finite: weight {self.name}",
             "layer": f"first not finite: output of {self.name}",
             "loss": f"first not finite: {self.name}",
+            "gradient": f"first not finite: gradient of {self.name}",
         }.get(self.kind, "all is finite here")
         return f"{where} ({shown})" if shown else where
 
@@ -62,7 +67,7 @@ class Diagnosis:
 
 
 class FiniteLoss(Callback):
-    """Stops a training whose loss is not a number any more.
+    """Stops a training whose loss or gradient is not a number any more.
 
     Args:
         path: file for the batch and the weights of that step; of a process after the first with
@@ -74,54 +79,84 @@ class FiniteLoss(Callback):
         self._batch: Any = None
         self._step = 0
         self._rng = torch.empty(0)
+        self._loss = torch.empty(0)
+        self._statistics: list[Tensor] = []
+        self._before: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make room for what batch norms know before a step."""
+        assert isinstance(pl_module, VisionModule)
+        self._statistics = list(pl_module.network.buffers())
+        self._before = [buffer.clone() for buffer in self._statistics]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remember what the step starts from."""
         self._batch, self._step, self._rng = batch, batch_idx + 1, torch.get_rng_state()
+        for kept, buffer in zip(self._before, self._statistics, strict=True):
+            kept.copy_(buffer)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Look at the loss of the step, in all processes."""
-        rank = trainer.global_rank
-        finite = bool(torch.isfinite(loss))
-        culprit = largest(0 if finite else rank + 1) - 1
-        if culprit < 0:
-            return
-        path = self.path
-        if culprit:
-            path = path.with_suffix(f".{culprit}{path.suffix}")
-        found = gathered(self._kept(trainer, pl_module, path) if rank == culprit else None)[culprit]
+        """Remember the loss."""
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Look at the loss and the gradients of the step, in all processes.
+
+        Both at once: each look waits for the GPU.
+        """
+        number = self._loss
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            # A gradient that overflows in float16 is the scaler's to deal with.
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            number = number + torch.nn.utils.get_total_norm(grads)
+        finite = bool(torch.isfinite(number))
+        if largest(0 if finite else 1):
+            self._stop(trainer, pl_module)
+
+    def _stop(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find the process and the part that are at fault, keep its step, and say so."""
+        assert isinstance(module, VisionModule)
+        precision, rank = str(trainer.precision), trainer.global_rank
+        self._take_back()
+        SharedBatchNorms().revert(module)  # they would wait for the other processes
+        found = gathered(diagnose(module, self._batch, self._rng, precision))
+        self._take_back()
+        culprit = next((number for number, each in enumerate(found) if each.kind), 0)
+        path = self.path.with_suffix(f".{culprit}{self.path.suffix}") if culprit else self.path
+        if rank == culprit:
+            kept = {
+                "batch": self._batch,
+                "weights": module.network.state_dict(),
+                "rng": self._rng,
+                "precision": precision,
+                "epoch": trainer.current_epoch + 1,
+                "step": self._step,
+            }
+            with atomic_path(path) as draft:
+                torch.save(kept, draft)
+        losses = gathered(self._loss.item())
         if rank:
             raise SystemExit(0)  # the first says it
-        assert found is not None
+        loss = losses[culprit]
+        what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         where = f" in process {culprit + 1} of {trainer.world_size}" if culprit else ""
         raise TrainingError(
-            f"the loss is {'not finite' if finite else loss.item()}{where} at epoch "
-            f"{trainer.current_epoch + 1}, step {self._step}; {found}: {found.remedy}. The step is "
-            f"kept: python -m tasks.replay {path}"
+            f"{what}{where} at epoch {trainer.current_epoch + 1}, step {self._step}; "
+            f"{found[culprit]}: {found[culprit].remedy}. The step is kept: "
+            f"python -m tasks.replay {path}"
         )
 
-    def _kept(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> Diagnosis:
-        """Write the step to a file, and say what is wrong with it."""
-        assert isinstance(pl_module, VisionModule)
-        precision = str(trainer.precision)
-        with atomic_path(path) as draft:
-            torch.save(
-                {
-                    "batch": self._batch,
-                    "weights": pl_module.network.state_dict(),
-                    "rng": self._rng,
-                    "precision": precision,
-                    "epoch": trainer.current_epoch + 1,
-                    "step": self._step,
-                },
-                draft,
-            )
-        SharedBatchNorms().revert(pl_module)  # they would wait for the other processes
-        return diagnose(pl_module, self._batch, self._rng, precision)
+    def _take_back(self) -> None:
+        """Give batch norms what they knew before the step."""
+        with torch.no_grad():
+            for buffer, kept in zip(self._statistics, self._before, strict=True):
+                buffer.copy_(kept)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -133,7 +168,7 @@ class FiniteLoss(Callback):
 def diagnose(
     module: VisionModule, batch: dict[str, Any], rng: Tensor, precision: str = "32-true"
 ) -> Diagnosis:
-    """Run a training step's forward pass again and find the first thing that is not finite.
+    """Run a training step again and find the first thing that is not finite.
 
     Args:
         module: in training mode, with the weights of the step; batch-norm statistics change.
@@ -146,17 +181,25 @@ def diagnose(
     for name, weight in module.network.named_parameters():
         if not torch.isfinite(weight).all():
             return Diagnosis("weight", name, {})
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _watched(module.network) as layers:
+    with torch.random.fork_rng(devices=[]), _watched(module.network) as layers:
         torch.default_generator.set_state(rng.cpu())
         with arithmetic(precision, batch["images"].device.type):
             terms = module.model_step(batch)
-    losses = {name: float(value) for name, value in terms.items()}
+    losses = {name: value.item() for name, value in terms.items()}
     if layers:
         return Diagnosis("layer", layers[0], losses)
     for name, value in terms.items():
         if name != "loss" and not torch.isfinite(value):
             return Diagnosis("loss", name, losses)
-    return Diagnosis("" if torch.isfinite(terms["loss"]) else "loss", "loss", losses)
+    if not torch.isfinite(terms["loss"]):
+        return Diagnosis("loss", "loss", losses)
+    weights = {n: p for n, p in module.network.named_parameters() if p.requires_grad}
+    # Not `backward`: it would call on the other processes of a training.
+    grads = torch.autograd.grad(terms["loss"], list(weights.values()), allow_unused=True)
+    for name, grad in reversed(list(zip(weights, grads, strict=True))):
+        if grad is not None and not torch.isfinite(grad).all():
+            return Diagnosis("gradient", name, losses)
+    return Diagnosis("", "", losses)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
-"""What a model that has learnt nothing scores: a training has to beat it."""
+"""What a model that has learnt nothing may score by luck: a training has to beat it."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -8,35 +11,64 @@ from lightning import Callback, LightningModule, Trainer
 from components.data.store import PreparedStore
 
 _MARGIN = 1e-6  # float32 metrics: equal is not better
+_GUESSES = 100  # drawn, to see how guessing scatters
+_ONE_SIDED_95 = 1.645  # standard deviations
 
 
 def trivial_scores(store: PreparedStore) -> dict[str, float]:
-    """Validation metrics of the trivial model, by logged name.
+    """Validation metrics, by logged name, that a model without any knowledge stays below.
 
-    Classification: the most frequent training class, always; with several labels an image, the
-    same probabilities for all, whose average precision is the class's share of the images.
-    Detection: nothing, ever. A training beats it if it beats any one of these: with rare classes a
-    good model may have no more accuracy.
+    Each but detection's is the upper end of a one-sided 95 % interval, since any network that
+    guesses is above the middle now and then, and a small validation set scatters widely.
+    Classification: accuracy of the most frequent training class, always; macro F1 of that, or of
+    guesses with the classes' shares, whichever is more. Several labels an image: average precision
+    of a random order. Detection: nothing, ever. A training beats it if it beats any one of these:
+    with rare classes a good model may have no more accuracy.
     """
     if store.info.task == "detection":
         return {"val/map": 0.0}
     if store.info.multi_label:
         labels = np.array([store.label_vector(row) for row in store.rows("val")])
-        shares = labels.mean(axis=0) if len(labels) else np.zeros(0)
-        return {"val/map": float(shares[shares > 0].mean())} if shares.any() else {}
+        classes = [column for column in labels.T if column.any()] if len(labels) else []
+        return {"val/map": _of_guesses(lambda rng: _random_map(classes, rng))} if classes else {}
     train = [store.label(row) for row in store.rows("train")]
     val = np.array([store.label(row) for row in store.rows("val")])
     if not train or not len(val):
         return {}
-    frequent = np.bincount(train).argmax()
-    share = float((val == frequent).mean())
-    # Macro F1 is over the classes there are and the one predicted; all but that one have 0.
-    num_classes = len(np.union1d(val, [frequent]))
-    return {"val/accuracy": share, "val/f1": 2 * share / (1 + share) / num_classes}
+    constant = np.full(len(val), np.bincount(train).argmax())
+    share = float((val == constant).mean())
+    f1 = _of_guesses(lambda rng: _macro_f1(val, rng.permutation(val)))
+    return {
+        "val/accuracy": share + _ONE_SIDED_95 * math.sqrt(share * (1 - share) / len(val)),
+        "val/f1": max(_macro_f1(val, constant), f1),
+    }
+
+
+def _of_guesses(score: Callable[[np.random.Generator], float]) -> float:
+    """What a score that is drawn stays below in 95 % of the draws."""
+    rng = np.random.default_rng(0)
+    drawn = [score(rng) for _ in range(_GUESSES)]
+    return float(np.mean(drawn) + _ONE_SIDED_95 * np.std(drawn))
+
+
+def _macro_f1(true: np.ndarray, guessed: np.ndarray) -> float:
+    """Over the classes there are or that were guessed."""
+    both = np.bincount(true[true == guessed], minlength=max(true.max(), guessed.max()) + 1)
+    sizes = np.bincount(true, minlength=len(both)) + np.bincount(guessed, minlength=len(both))
+    return float((2 * both[sizes > 0] / sizes[sizes > 0]).mean())
+
+
+def _random_map(classes: list[np.ndarray], rng: np.random.Generator) -> float:
+    """Mean over the classes of the average precision, the images in a random order."""
+    found = []
+    for labels in classes:
+        places = np.flatnonzero(rng.permutation(labels)) + 1
+        found.append((np.arange(1, len(places) + 1) / places).mean())
+    return float(np.mean(found))
 
 
 class BeatsTrivial(Callback):
-    """Whether some epoch was better than the trivial model.
+    """Whether some epoch was better than a model that knows nothing.
 
     Args:
         scores: see `trivial_scores`; without any, everything is better.

@@ -3,6 +3,7 @@
 import pytest
 from data_helpers import make_store
 
+from components.errors import TrainingError
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.largest_batch import largest_batch
@@ -50,6 +51,21 @@ def test_the_largest_batch_is_that_of_all_processes(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("components.training.memory.largest_batch", lambda *_: 6)
     assert largest_batch(params, Layout(tmp_path), 64) == f"train.batch_size: {text}"
+
+
+def test_a_training_that_learns_nothing_fails_unless_allowed(tmp_path, capsys):
+    layout = Layout(tmp_path)
+    make_store(layout.prepared, "classification", num_images=60)
+    base = {"task": "classification", "data": "data/raw"}
+    given = {"backbone": TINY, "pretrained": False, "epochs": 1, "lr": 1e-9, "num_threads": 1}
+    with pytest.raises(TrainingError, match="nothing was learnt: the best val/accuracy is 0"):
+        train(Params.model_validate({"base": base, "train": given}), layout)
+    assert not layout.weights.exists()
+    assert "epoch 1/1" in capsys.readouterr().out
+    allowed = Params.model_validate({"base": base, "train": {**given, "allow_trivial": True}})
+    train(allowed, layout)
+    assert layout.weights.exists()
+    assert "epoch 1/1" not in capsys.readouterr().out, "no epoch is repeated"
 
 
 @pytest.mark.slow

@@ -1,11 +1,18 @@
 """A training that cannot go on, or that learnt nothing, says so and what to change."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from data_helpers import make_store
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAveragePrecision,
+)
 
 from components.data.loaders import PreparedDataModule
 from components.errors import DataError, TrainingError
@@ -57,30 +64,72 @@ def spoil_images(module):
     module.on_after_batch_transfer = spoilt
 
 
+def spoil_gradient(module):
+    """A root of nothing behind the head: the loss is finite, its slope is not."""
+    module.network.head.register_forward_hook(lambda *a: a[2] + (a[2] * 0).abs().sqrt())
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_weight, r"first not finite: weight head.weight: lower train.lr"),
+        (
+            spoil_weight,
+            r"the loss is nan at epoch 1, step 1; first not finite: weight head.weight: lower t",
+        ),
         (
             spoil_layer,
-            r"first not finite: output of backbone.conv_stem \(loss nan\): lower train",
+            r"the loss is nan at epoch 1, step 1; first not finite: output of backbone.conv_stem "
+            r"\(loss nan\): lower train",
         ),
-        (spoil_images, r"the input images are not finite: look for broken images"),
+        (
+            spoil_gradient,
+            r"a gradient is not finite at epoch 1, step 1; first not finite: gradient of head.bias "
+            r"\(loss 0\.\d+\): lower train",
+        ),
     ],
 )
-def test_a_loss_that_is_not_finite_names_the_part_and_the_place(tmp_path, spoil, message):
+def test_what_is_not_finite_is_named_with_its_place(tmp_path, spoil, message):
     store = make_store(tmp_path / "store", "classification")
     module = build()
-    if spoil is spoil_images:
-        module = build()
-        data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
-        spoil(data)
-        with pytest.raises(TrainingError, match=message):
-            fit(module, data, TrainSettings(epochs=1, warmup_epochs=0), 0, tmp_path)
-        return
     spoil(module)
-    with pytest.raises(TrainingError, match=rf"loss is nan at epoch 1, step 1; {message}"):
+    before = {name: value.clone() for name, value in module.network.state_dict().items()}
+    with pytest.raises(TrainingError, match=message):
         run(module, store, tmp_path / "resume")
+    for name, value in module.network.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_a_broken_image_alone_is_blamed_by_the_replay(tmp_path):
+    # Its step has made all of the batch norms' statistics not a number.
+    store = make_store(tmp_path / "store", "classification")
+    module = build()
+    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
+    spoil_images(data)
+    with pytest.raises(TrainingError, match="images are not finite: look for broken images"):
+        fit(module, data, TrainSettings(epochs=1, warmup_epochs=0), 0, tmp_path)
+    step = replay(build(), tmp_path / "not-finite.pt")
+    assert [math.isfinite(loss) for loss in step.losses_alone] == [True, False, True, True]
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_checkpoint(tmp_path):
+    store = make_store(tmp_path / "store", "classification", num_images=20)
+    module = build()
+    step = module.model_step
+    calls = []
+
+    def third_is_broken(batch):
+        calls.append(None)
+        terms = step(batch)
+        return {
+            **terms,
+            "loss": terms["loss"] + ((terms["loss"] * 0).sqrt() if len(calls) >= 3 else 0),
+        }
+
+    module.model_step = third_is_broken
+    with pytest.raises(TrainingError, match="a gradient is not finite at epoch 1, step 3"):
+        run(module, store, tmp_path / "resume", checkpoint_minutes=0)
+    result = run(build(), store, tmp_path / "resume", checkpoint_minutes=0)
+    assert all(value.isfinite().all() for value in result.state.values())
 
 
 def without_box_loss():
@@ -177,13 +226,44 @@ def test_the_largest_batch_runs_real_steps(tmp_path):
 
 
 def test_scores_of_the_trivial_model(tmp_path):
+    assert trivial_scores(make_store(tmp_path / "d")) == {"val/map": 0.0}
     store = make_store(tmp_path / "c", "classification", num_images=15, num_classes=3)
     # Training classes 0 1 2 | 2 0 1 | 1 2 0: all as frequent; val is 0 2 1.
-    assert trivial_scores(store) == {
-        "val/accuracy": pytest.approx(1 / 3),
-        "val/f1": pytest.approx(1 / 6),  # F1 of 0.5, 0 and 0
-    }
-    assert trivial_scores(make_store(tmp_path / "d")) == {"val/map": 0.0}
+    scores = trivial_scores(store)
+    assert scores["val/accuracy"] == pytest.approx(1 / 3 + 1.645 * math.sqrt(2 / 9 / 3))
+    # Of the six orders one has all three right (F1 1), three have one (1/3), two have none.
+    mean, square = (1 + 3 / 3) / 6, (1 + 3 / 9) / 6
+    expected = mean + 1.645 * math.sqrt(square - mean**2)
+    assert scores["val/f1"] == pytest.approx(expected, abs=0.1), "of 100 orders drawn"
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_guess_does_not_beat_the_trivial_model_and_knowledge_does(tmp_path, multi_label):
+    store = make_store(
+        tmp_path / "store", "classification", 300, num_classes=3, multi_label=multi_label
+    )
+    scores = trivial_scores(store)
+    rng = np.random.default_rng(1)
+    if multi_label:
+        labels = torch.tensor(np.array([store.label_vector(row) for row in store.rows("val")]))
+        metric = MultilabelAveragePrecision(3, average="macro")
+        guesses = [
+            metric(torch.tensor(rng.random(labels.shape)), labels.long()).item() for _ in range(40)
+        ]
+        half_known = metric(labels + 2 * torch.tensor(rng.random(labels.shape)), labels.long())
+        assert list(scores) == ["val/map"] and half_known > scores["val/map"]
+        assert np.mean(np.array(guesses) < scores["val/map"]) >= 0.85
+        return
+    labels = np.array([store.label(row) for row in store.rows("val")])
+    guesses = rng.integers(0, 3, (40, len(labels)))
+    half_known = np.where(rng.random(len(labels)) < 0.5, labels, guesses[0])
+    for name, metric in (
+        ("val/accuracy", MulticlassAccuracy(3, average="micro")),
+        ("val/f1", MulticlassF1Score(3, average="macro")),
+    ):
+        drawn = [metric(torch.tensor(each), torch.tensor(labels)).item() for each in guesses]
+        assert np.mean(np.array(drawn) < scores[name]) >= 0.85
+        assert metric(torch.tensor(half_known), torch.tensor(labels)) > scores[name]
 
 
 @pytest.mark.parametrize(
