@@ -55,10 +55,15 @@ Result = dict[str, Any]
 
 
 def parameters(data: str, files: dict[str, Path], trying: bool) -> dict[str, Any]:
-    """What the stages run here are given, but for the seed and where the data is."""
+    """What the stages run here are given, but for the seed, where the data is, and what changes
+    nothing but the time."""
+    from tasks.train import NOT_IN_KEY
+
     tree = yaml.safe_load(files[data].read_text(encoding="utf-8"))
     tree = {section: keys for section, keys in tree.items() if section in ("base", *STAGES)}
     tree["base"] = {k: v for k, v in tree["base"].items() if k not in ("data", "seed")}
+    for name in NOT_IN_KEY:
+        tree["train"].pop(name, None)
     tree["evaluate"] = {**(tree.get("evaluate") or {}), "bootstrap": 0, "num_mistakes": 1}
     if trying:
         tree["train"] |= {"epochs": 1, "warmup_epochs": 0, "allow_trivial": True}

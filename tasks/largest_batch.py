@@ -24,10 +24,10 @@ def largest_batch(params: Params, layout: Layout, limit: int) -> str:
     Args:
         params: of the training.
         layout: where the prepared data is.
-        limit: the largest size to try, of one process.
+        limit: the largest size to try, of one process; at least 2.
 
     Raises:
-        TrainingError: not even one image fits.
+        TrainingError: not even two images fit.
     """
     import torch
 
@@ -44,7 +44,7 @@ def largest_batch(params: Params, layout: Layout, limit: int) -> str:
     size = memory.largest_batch(module, data, settings, device, limit)
     if not size:
         raise TrainingError(
-            f"not even one image of {description.image_size} pixels fits: lower "
+            f"not even two images of {description.image_size} pixels fit: lower "
             "preprocess.image_size, or take a smaller train.backbone"
         )
     count = settings.num_processes
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         "--limit", default=512, type=int, help="largest size to try, of one process"
     )
     args = parser.parse_args(argv)
+    if args.limit < 2:
+        parser.error(f"--limit {args.limit}: at least 2")
     try:
         print(largest_batch(load(args.params), Layout(), args.limit))
     except TimmflowError as error:

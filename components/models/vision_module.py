@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from lightning import LightningModule, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -434,6 +436,24 @@ class VisionModule(LightningModule):
             # A fused one takes the loss's scale out itself, too late for gradients to be clipped.
             given.setdefault("fused", None)
         return given
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does, but also of a fused optimizer in bfloat16.
+
+        Lightning refuses that since a fused one could take the loss's scale out only later; without
+        a scaler there is none.
+        """
+        plugin, value = self.trainer.precision_plugin, gradient_clip_val
+        if value and type(plugin) is MixedPrecision and plugin.scaler is None:
+            kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            super(MixedPrecision, plugin).clip_gradients(optimizer, value, kind)
+        else:
+            self.clip_gradients(optimizer, value, gradient_clip_algorithm)
 
     # Use --------------------------------------------------------------------------------------
 

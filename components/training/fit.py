@@ -230,7 +230,7 @@ def _trainer(
             strategy=DDPStrategy(find_unused_parameters=unused) if several else "auto",
             precision=settings.precision,
             gradient_clip_val=settings.gradient_clip or None,
-            deterministic="warn",
+            deterministic="warn" if settings.deterministic else None,
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=any(isinstance(c, TQDMProgressBar) for c in callbacks),
@@ -282,6 +282,7 @@ def _ignore_known_warnings() -> None:
         "your dataloader is not resumable": UserWarning,  # its sampler is
         "accumulate the metric across devices": UserWarning,  # it is of all processes already
         "Grad strides do not match": UserWarning,  # depthwise weights, channels last
+        "lr_scheduler.step..`? before `optimizer.step": UserWarning,  # float16 skips steps at first
         "LeafSpec": FutureWarning,  # lightning 2.6 under torch 2.14
     }
     for text, category in known.items():

@@ -65,12 +65,14 @@ def largest_size(fits: Callable[[int], bool], limit: int) -> int:
 
     Args:
         fits: tries a size; a size above one that does not fit does not fit either.
-        limit: never tried beyond.
+        limit: never tried beyond; at least 2.
 
     Returns:
-        0 if not even one image fits.
+        0 if not even two images fit. One is not tried: it may have no batch-norm statistics.
     """
-    good, size = 0, 1
+    if not fits(2):
+        return 0
+    good, size = 2, 4
     while size <= limit and fits(size):
         good, size = size, size * 2
     if size <= limit:
@@ -113,6 +115,11 @@ def largest_batch(
     optimizer = create_optimizer(
         module.network, options.optimizer, 1e-6, 0.0, **(options.optimizer_kwargs or {})
     )
+    # The moving average of the weights; the gradients on their way to other processes.
+    copies = bool(settings.ema_decay) + (settings.num_processes > 1)
+    beside = [
+        value.clone() for value in module.network.state_dict().values() for _ in range(copies)
+    ]
     free = psutil.virtual_memory().available / settings.devices  # those that train on this machine
     start = _peak_bytes()
     per_image = 0.0
@@ -132,7 +139,9 @@ def largest_batch(
         per_image = (_peak_bytes() - start) / size
         return True
 
-    return largest_size(fits, limit)
+    size = largest_size(fits, limit)
+    del beside  # held until here
+    return size
 
 
 def _step(

@@ -148,10 +148,15 @@ class TrainSettings(Settings):
         2.0, ge=0, description="longest time between checkpoints to resume from; 0: every step"
     )
     num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = Field(
-        1,
+        "auto",
         description="processes that load batches, 0 to 256; auto: on a GPU one less than the "
         "cores that this process may use, at most 8; on the CPU 1 from 4 cores on; 0 where an "
         "epoch has fewer than 8 steps",
+    )
+    deterministic: bool = Field(
+        True,
+        description="algorithms that give the same weights each time; a warning names an operation "
+        "that has none; false: whatever is fastest, which on a GPU differs from run to run",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import make_store
+from lightning import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from test_fit import MOSAIC, run, same
 
 from components.files import write_checked
@@ -27,6 +29,7 @@ KINDS = {
         "average_best": 2,
     },
     "frozen": {"freeze_epochs": 2, "lr": 1e-2},
+    "bf16": {"precision": "bf16-mixed"},
     "detector": {"augment": MOSAIC, "num_workers": 1, "average_best": 3},
 }
 
@@ -78,6 +81,7 @@ def kill():
         ("classifier", "on_validation_batch_end", 1, 0, signal.SIGINT, (1, STEPS)),
         ("classifier", "on_train_batch_start", 0, STEPS - 1, signal.SIGTERM, (0, STEPS)),
         ("frozen", "on_train_batch_start", 1, 1, signal.SIGINT, (1, 2)),
+        ("bf16", "on_train_batch_end", 1, 1, signal.SIGINT, (1, 2)),
         ("detector", "on_train_epoch_end", 1, None, signal.SIGTERM, (2, 0)),
         ("detector", "on_train_batch_end", 0, 0, signal.SIGINT, (0, 1)),
     ],
@@ -120,6 +124,33 @@ def test_killed_it_goes_on_from_the_last_checkpoint(
     resumed = run(store, tmp_path, **settings)
     assert same(resumed.state, expected.state)
     assert resumed.rows == expected.rows
+
+
+def test_the_gradient_scaler_goes_on_too(at, tmp_path, monkeypatch):
+    # Lightning has float16 for GPUs alone; torch has it here too, and it is the same code.
+    scales = []
+
+    def with_scaler(**given):
+        # The first steps overflow, each halving the scale.
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
+        del given["precision"]
+        precision = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+        trainer = Trainer(**{**given, "plugins": [*given["plugins"], precision]})
+        scales.append(scaler)
+        return trainer
+
+    monkeypatch.setattr("components.training.fit.Trainer", with_scaler)
+    store = make_store(tmp_path / "store", "classification", num_images=20)
+    settings = {"checkpoint_minutes": 0, "epochs": 5}
+    whole = run(store, tmp_path / "whole", **settings)
+    at("on_train_batch_start", 3, 1, kill)
+    with pytest.raises(Killed):
+        run(store, tmp_path / "cut", **settings)
+    resumed = run(store, tmp_path / "cut", **settings)
+    assert same(resumed.state, whole.state)
+    assert scales[0].state_dict() == scales[2].state_dict()
+    assert max(scaler.get_scale() for scaler in scales) < 2.0**24, "steps were skipped"
+    assert whole.rows[0]["val_loss"] != whole.rows[-1]["val_loss"], "and others were not"
 
 
 def test_a_finished_training_is_not_repeated_early_stop_or_not(whole, at, tmp_path):

@@ -195,7 +195,16 @@ def test_other_errors_keep_their_traceback():
 
 @pytest.mark.parametrize(
     ("capacity", "limit", "expected"),
-    [(0, 64, 0), (1, 64, 1), (7, 64, 7), (64, 64, 64), (1000, 64, 64), (1000, 48, 48)],
+    [
+        (0, 64, 0),
+        (1, 64, 0),
+        (2, 64, 2),
+        (3, 3, 3),
+        (7, 64, 7),
+        (64, 64, 64),
+        (1000, 64, 64),
+        (1000, 48, 48),
+    ],
 )
 def test_the_largest_size_is_found(capacity, limit, expected):
     tried = []
@@ -223,6 +232,17 @@ def test_the_largest_batch_runs_real_steps(tmp_path):
     size = largest_batch(module, data, settings, torch.device("cpu"), limit=4)
     assert size == 4
     assert not torch.equal(before, module.network.head.box_sides.weight)
+
+
+def test_the_largest_batch_of_images_that_shrink_to_a_point(tmp_path):
+    # One image alone has no batch-norm statistics in the last layers.
+    store = make_store(tmp_path / "store", "classification", image_size=(32, 32))
+    module, settings = build(), TrainSettings(num_workers=0)
+    data = PreparedDataModule(store, 4, (0.5,) * 3, (0.5,) * 3)
+    module.train()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        module.network(torch.rand(1, 3, 32, 32))
+    assert largest_batch(module, data, settings, torch.device("cpu"), limit=3) == 3
 
 
 def test_scores_of_the_trivial_model(tmp_path):
