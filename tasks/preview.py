@@ -52,7 +52,11 @@ def preview(params: Params, layout: Layout, num_images: int, num_epochs: int) ->
         num_epochs=params.train.epochs,
     )
     rows = np.random.default_rng(params.base.seed).permutation(store.rows("train"))[:num_images]
-    picture = preview_picture(data, rows.tolist(), num_epochs)
+    mixed = {}
+    if params.base.task == "classification":
+        classifier = params.train.classifier
+        mixed = {"mixup_alpha": classifier.mixup_alpha, "cutmix_alpha": classifier.cutmix_alpha}
+    picture = preview_picture(data, rows.tolist(), num_epochs, **mixed)
     target = layout.root / "reports" / "preview.png"
     with atomic_path(target) as draft:
         Image.fromarray(picture).save(draft, format="PNG")

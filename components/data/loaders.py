@@ -373,6 +373,7 @@ class PreparedDataModule(LightningDataModule):
 
     Attributes:
         first_epoch, first_batch: that training begins with, where it resumes.
+        sizes: input sizes of training by step, where they change.
 
     Raises:
         DataError: an input size of `augment.multi_scale` is below 32 pixels.
@@ -409,10 +410,10 @@ class PreparedDataModule(LightningDataModule):
         self.repeat_threshold = repeat_threshold
         self.first_epoch = 0
         self.first_batch = 0
-        self._sizes: InputSizes | None = None
+        self.sizes: InputSizes | None = None
         if augment is not None and any(augment.multi_scale) and store.info.task == "detection":
             size, every = store.info.image_size, augment.multi_scale_every
-            self._sizes = InputSizes(size, augment.multi_scale, every, seed)
+            self.sizes = InputSizes(size, augment.multi_scale, every, seed)
 
     def loader(
         self, split: str, train: bool = False, process: tuple[int, int] = (0, 1)
@@ -471,8 +472,8 @@ class PreparedDataModule(LightningDataModule):
             worker_init_fn=_outlive_signals,
             # Its own: the loader draws a seed for its workers, from torch's stream if left to it.
             generator=torch.Generator().manual_seed(self.seed),
-            collate_fn=SizedCollate(self._sizes, self.batch_size, num_batches)
-            if train and self._sizes
+            collate_fn=SizedCollate(self.sizes, self.batch_size, num_batches)
+            if train and self.sizes
             else collate,
         )
 

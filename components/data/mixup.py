@@ -53,9 +53,9 @@ def mix_batch(
         targets = labels.float()
     mixers: list[v2.Transform] = []
     if mixup_alpha > 0:
-        mixers.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
+        mixers.append(v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes))
     if cutmix_alpha > 0:
-        mixers.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+        mixers.append(v2.CutMix(alpha=float(cutmix_alpha), num_classes=num_classes))
     if not mixers:
         return images, targets
     seed = int(torch.randint(2**62, (), generator=generator))

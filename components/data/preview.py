@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from components.data.loaders import Batch, PreparedDataModule, PreparedDataset, collate
+from components.data.mixup import mix_batch
 
 GAP = 4  # pixels between images
 _COLOURS = ("#ff4040", "#40c0ff", "#60e060", "#ffc020", "#e060ff", "#20e0c0")
 
 
-def preview_picture(data: PreparedDataModule, rows: list[int], num_epochs: int) -> np.ndarray:
+def preview_picture(
+    data: PreparedDataModule,
+    rows: list[int],
+    num_epochs: int,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+) -> np.ndarray:
     """A grid: a row an image, first as it stands, then as it is in each of the first epochs.
 
-    The images go through everything that a training's batches go through.
+    The images go through everything that a training's batches go through; those that are mixed
+    with each other, and input sizes that change, are drawn anew here.
 
     Args:
         data: with mean 0 and standard deviation 1/255, so that pixels stay what they are.
         rows: of the store.
         num_epochs: changed versions of each.
+        mixup_alpha, cutmix_alpha: of a classifier's training; see `mix_batch`. An image is then
+            mixed with its neighbour in the picture.
 
     Returns:
         uint8 RGB [H, W, 3].
@@ -29,23 +40,36 @@ def preview_picture(data: PreparedDataModule, rows: list[int], num_epochs: int) 
     changed = PreparedDataset(
         data.store, data.augment, data.seed, data.store.rows("train"), data.num_epochs
     )
-    batches = [collate([plain[(0, row)] for row in rows])]
-    batches += [collate([changed[(epoch, row)] for row in rows]) for epoch in range(num_epochs)]
-    columns = [_drawn(data.on_after_batch_transfer(batch, 0), data) for batch in batches]
-    height, width = data.store.info.image_size
-    grid = np.full(
-        (len(rows) * (height + GAP) + GAP, len(columns) * (width + GAP) + GAP, 3), 255, np.uint8
-    )
-    for x, column in enumerate(columns):
-        for y, picture in enumerate(column):
-            top, left = GAP + y * (height + GAP), GAP + x * (width + GAP)
-            grid[top : top + height, left : left + width] = picture
+    columns = [data.on_after_batch_transfer(collate([plain[(0, row)] for row in rows]), 0)]
+    for epoch in range(num_epochs):
+        batch = collate([changed[(epoch, row)] for row in rows])
+        if data.sizes is not None:
+            batch["size"] = data.sizes.at(epoch * data.sizes.every)
+        batch = data.on_after_batch_transfer(batch, 0)
+        if mixup_alpha or cutmix_alpha:
+            batch["images"], batch["labels"] = mix_batch(
+                batch["images"],
+                batch["labels"],
+                len(data.store.info.classes),
+                mixup_alpha,
+                cutmix_alpha,
+                generator=torch.Generator().manual_seed(data.seed + epoch),
+            )
+        columns.append(batch)
+    height = max(batch["images"].shape[2] for batch in columns)
+    widths = [batch["images"].shape[3] for batch in columns]
+    shape = (len(rows) * (height + GAP) + GAP, sum(widths) + GAP * (len(widths) + 1), 3)
+    grid, left = np.full(shape, 255, np.uint8), GAP
+    for batch, width in zip(columns, widths, strict=True):
+        for y, picture in enumerate(_drawn(batch, data)):
+            top = GAP + y * (height + GAP)
+            grid[top : top + len(picture), left : left + width] = picture
+        left += width + GAP
     return grid
 
 
 def _drawn(batch: Batch, data: PreparedDataModule) -> list[np.ndarray]:
-    info = data.store.info
-    classes = info.classes
+    classes = data.store.info.classes
     images: Tensor = batch["images"]
     pictures = []
     for number, image in enumerate(images):
@@ -59,9 +83,16 @@ def _drawn(batch: Batch, data: PreparedDataModule) -> list[np.ndarray]:
                 draw.rectangle(box, outline=colour)
                 draw.text((box[0] + 2, box[1]), classes[label], fill=colour)
         else:
-            label = batch["labels"][number]
-            ids = label.nonzero()[:, 0].tolist() if info.multi_label else [int(label)]
-            text = "\n".join(classes[class_id] for class_id in ids) or "no label"
+            text = "\n".join(_labels(batch["labels"][number], classes)) or "no label"
             draw.text((3, 1), text, fill=_COLOURS[0], stroke_width=1, stroke_fill="white")
         pictures.append(np.array(picture))
     return pictures
+
+
+def _labels(label: Tensor, classes: tuple[str, ...]) -> list[str]:
+    """Names of a class id, or of the classes of a target [C], with their shares if mixed."""
+    if label.ndim == 0:
+        return [classes[int(label)]]
+    found = [int(class_id) for class_id in label.nonzero()[:, 0]]
+    shares = {class_id: round(float(label[class_id]), 2) for class_id in found}
+    return [classes[i] if shares[i] == 1 else f"{shares[i]:g} {classes[i]}" for i in found]

@@ -105,7 +105,8 @@ class _Changes(Settings):
         0.0,
         ge=0,
         le=1,
-        description="detection: probability that objects of another image are pasted in",
+        description="detection: probability that objects of another image are pasted in, where the "
+        "image is not part of a mosaic",
     )
     mosaic: float = Field(
         0.0,
@@ -175,6 +176,11 @@ class _Changes(Settings):
         if idle and not self.mosaic:
             named = ", ".join(f"{name} ({getattr(self, name):g})" for name in idle)
             raise ValueError(f"{named} change a mosaic: set mosaic above 0, or these to 0")
+        if self.copy_paste and self.mosaic == 1 and not self.plain_epochs:
+            raise ValueError(
+                f"copy_paste ({self.copy_paste:g}) changes images outside mosaics, and mosaic 1 "
+                "leaves none: lower mosaic, set plain_epochs, or copy_paste to 0"
+            )
         return self
 
 

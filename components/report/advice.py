@@ -220,10 +220,14 @@ def _more_epochs(run: _Run) -> Iterator[Suggestion]:
 
 def _overfitting(run: _Run) -> Iterator[Suggestion]:
     losses, values = run.column("val_loss"), run.column(run.validated)
+    learnt = run.column("train_loss")
     best_epoch, num_epochs = run.train.get("best_epoch", 0), run.train.get("num_epochs", 0)
     if len(losses) < 4 or not values or best_epoch > 0.6 * num_epochs:
         return
-    if losses[-1] > OVERFIT * min(losses) and min(losses) > 0:
+    lowest = losses.index(min(losses))
+    # Both losses rise where a training diverges.
+    by_heart = len(learnt) == len(losses) and learnt[-1] < learnt[lowest]
+    if by_heart and losses[-1] > OVERFIT * losses[lowest] > 0:
         change = (
             "train.augment.trivial_augment: true"
             if run.task == "classification"
@@ -232,8 +236,10 @@ def _overfitting(run: _Run) -> Iterator[Suggestion]:
         )
         yield Suggestion(
             change,
-            f"the training images are learnt by heart: validation loss rose from {min(losses):.3f} "
-            f"to {losses[-1]:.3f}, and epoch {best_epoch} of {num_epochs} was the best",
+            f"the training images are learnt by heart: since epoch {lowest + 1} validation loss "
+            f"rose from {losses[lowest]:.3f} to {losses[-1]:.3f} and training loss fell from "
+            f"{learnt[lowest]:.3f} to {learnt[-1]:.3f}; epoch {best_epoch} of {num_epochs} was the "
+            "best",
             max(values) - values[-1] + 0.01,
         )
 
@@ -256,6 +262,9 @@ def _rare_classes(run: _Run) -> Iterator[Suggestion]:
     numbers = ", ".join(str(run.train_counts[row["class"]]) for row in rare[:MOST_WEAK])
     if done:
         change = f"more training images with {names}"
+    elif run.task == "classification" and run.main == "map":
+        # An image of several classes is not of one rare class.
+        change = "train.classifier.class_weights: balanced"
     elif run.task == "classification":
         change = "train.classifier.balanced_sampling: true"
     else:

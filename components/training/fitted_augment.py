@@ -14,7 +14,7 @@ FLIP = 0.5
 _SIDED = re.compile(r"(?:^|[^a-z])(?:left|right|leftward|rightward|clockwise)(?:$|[^a-z])")
 SMALLEST_SIDE = 12.0  # pixels: one and a half strides of the finest feature level
 ZOOM = (0.6, 1.5)  # widest range that is taken by itself
-CROP = (0.4, 1.0)  # share of a photograph's area; measured on clothing (README.md)
+CROP = (0.4, 1.0)  # share of a photograph's area; that of examples/clothing.yaml
 SMALL_CROP = (0.7, 1.0)  # of an input below this many pixels, where details are few
 SMALL_INPUT = 96
 

@@ -17,6 +17,7 @@ from components.data.extra_changes import (
 from components.data.geometry import FILL
 from components.data.loaders import EpochSampler, PreparedDataModule, PreparedDataset
 from components.data.mosaic import Scene
+from components.data.multi_scale import InputSizes
 from components.data.preview import GAP, preview_picture
 from components.data.repeat_factor import repeat_factors, repeated
 from components.data.settings import AugmentSettings
@@ -175,3 +176,33 @@ def test_the_preview_shows_each_image_as_it_stands_and_changed(tmp_path, kind):
     file = preview(params, Layout(tmp_path), 2, 1)
     with Image.open(file) as image:
         assert image.size == (2 * (64 + GAP) + GAP,) * 2
+
+
+def test_the_preview_shows_what_is_mixed(tmp_path):
+    store = make_store(tmp_path / "store", "classification")
+    data = PreparedDataModule(store, 3, (0.0,) * 3, (1 / 255,) * 3, AugmentSettings(**NOTHING))
+    rows = store.rows("train")[:3].tolist()
+    alone = preview_picture(data, rows, 1)
+    mixed = preview_picture(data, rows, 1, mixup_alpha=1000)  # halves, nearly
+    changed = slice(2 * GAP + 64, 2 * GAP + 128)
+    assert (alone[:, : changed.start] == mixed[:, : changed.start]).all(), "as it stands"
+    expected = (store.image(rows[0]) / 2.0 + store.image(rows[2]) / 2.0)[20:]  # below the label
+    found = mixed[GAP + 20 : GAP + 64, changed]
+    assert np.median(np.abs(found - expected)) < 8
+
+
+def test_the_preview_shows_the_input_sizes_of_a_training(tmp_path):
+    store = make_store(tmp_path / "store")
+    augment = AugmentSettings(**NOTHING, multi_scale=(0, 1))
+    seed = next(n for n in range(99) if InputSizes((64, 64), (0, 1), 10, n).at(0) == (96, 96))
+    data = PreparedDataModule(store, 2, (0.0,) * 3, (1 / 255,) * 3, augment, seed)
+    drawn = preview_picture(data, store.rows("train")[:2].tolist(), 1)
+    assert drawn.shape == (2 * (96 + GAP) + GAP, 64 + 96 + 3 * GAP, 3)
+    smaller = drawn[GAP + 64 : GAP + 96, GAP : GAP + 64]
+    assert (smaller == 255).all(), "as it stands it is smaller"
+
+
+def test_copy_paste_that_mosaics_leave_no_image_for_is_refused():
+    with pytest.raises(ValueError, match=r"copy_paste \(0.5\) changes images outside mosaics"):
+        AugmentSettings(copy_paste=0.5, mosaic=1)
+    assert AugmentSettings(copy_paste=0.5, mosaic=1, plain_epochs=2).copy_paste == 0.5

@@ -8,11 +8,13 @@ from components.report.facts import Facts
 
 def facts(task="classification", **changes):
     """A run without anything to remark: eight even epochs, even classes, enough images."""
-    detection = task == "detection"
-    main, metric = ("map", "ap") if detection else ("accuracy", "f1")
+    detection, multi_label = task == "detection", changes.pop("multi_label", False)
+    by_map = detection or multi_label
+    main, metric = ("map", "ap") if by_map else ("accuracy", "f1")
     headline = {main: 0.8, **changes.pop("headline", {})}
     values = changes.pop("values", [0.5, 0.7, 0.78, 0.8, 0.81, 0.82, 0.82, 0.815])
     losses = changes.pop("losses", [1.0, 0.8, 0.7, 0.65, 0.62, 0.6, 0.6, 0.6])
+    learnt = changes.pop("learnt", [1.0 - n / 20 for n in range(len(values))])
     classes = changes.pop("classes", {"cat": 0.8, "dog": 0.82, "cow": 0.79})
     counts = changes.pop("counts", dict.fromkeys(classes, 100))
     best = max(range(len(values)), key=lambda n: values[n])
@@ -25,6 +27,7 @@ def facts(task="classification", **changes):
     }
     evaluation = {
         "task": task,
+        "multi_label": multi_label,
         "split": "test",
         "classes": list(classes),
         "headline": headline,
@@ -47,8 +50,8 @@ def facts(task="classification", **changes):
         images_per_split={"train": 300},
         per_class_and_split={name: {"train": count} for name, count in counts.items()},
         curves=[
-            {"epoch": n + 1, main: value, "val_loss": loss}
-            for n, (value, loss) in enumerate(zip(values, losses, strict=True))
+            {"epoch": n + 1, main: value, "val_loss": loss, "train_loss": train_loss}
+            for n, (value, loss, train_loss) in enumerate(zip(values, losses, learnt, strict=True))
         ],
         parameters=list(parameters.items()),
     )
@@ -85,7 +88,8 @@ RARE = {
             "classification",
             OVERFITTED,
             "train.augment.trivial_augment: true",
-            "rose from 0.600 to 1.000, and epoch 2 of 8",
+            "since epoch 2 validation loss rose from 0.600 to 1.000 and training loss fell from "
+            "0.950 to 0.650; epoch 2 of 8",
         ),
         (
             "classification",
@@ -98,6 +102,12 @@ RARE = {
             RARE,
             "train.classifier.balanced_sampling: true",
             "cat is weak and rare: 9 in training, 80 in the median class",
+        ),
+        (
+            "classification",
+            {**RARE, "multi_label": True},
+            "train.classifier.class_weights: balanced",
+            "cat is weak and rare",
         ),
         ("detection", RARE, "train.detector.repeat_threshold: 0.12", "cat is weak and rare"),
         (
@@ -186,3 +196,9 @@ def test_a_weak_class_is_not_taken_for_the_background_nor_for_what_it_is_hardly_
     assert weak == ("Weak: cat, AP 0.400, 100 training objects, most often taken for dog (10%).",)
     missed[0] = [57, 3, 0, 40]
     assert "taken for" not in advise(facts("detection", classes=classes, confusion=missed)).weak[0]
+
+
+def test_a_training_that_diverges_has_learnt_nothing_by_heart():
+    rising = [1.0, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2]
+    said = " ".join(advise(facts("classification", **OVERFITTED, learnt=rising)).lines)
+    assert "by heart" not in said
