@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -100,6 +102,30 @@ def test_dead_runs_are_watched_once(prefect_server: str) -> None:
     assert automation.trigger.within.total_seconds() == SILENT_SECONDS
     labels = automation.trigger.match_related.model_dump()
     assert labels == {"prefect.resource.id": f"prefect.tag.{resource('mine')}"}
+
+
+def test_dead_runs_are_told_of_while_it_serves(
+    toy: RetrainToy, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, begun = [], threading.Event()
+
+    def keep_telling(name: str, over: Any) -> None:
+        told.append(name)
+        begun.set()
+
+    class Runner:
+        def __init__(self, name: str) -> None: ...
+
+        def add_flow(self, *words: Any, **options: Any) -> None: ...
+
+        def serve(self, deployment: None) -> int:
+            return 0 if begun.wait(60) else 1
+
+    monkeypatch.setenv("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # set by the command
+    monkeypatch.setattr("flows.stoppable_runner.StoppableRunner", Runner)
+    monkeypatch.setattr(serve, "keep_telling", keep_telling)
+    assert serve.main(["--root", str(toy.root), "--name", "telling"]) == 0
+    assert told == ["telling"]
 
 
 class Served:
