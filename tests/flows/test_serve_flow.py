@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from retrain_repository import CODE, STAGES, RetrainToy
+from retrain_repository import CODE, RetrainToy
 
 from benchmarks.prefect_server import PrefectServer
 from flows import serve
@@ -139,12 +139,8 @@ class Served:
 
     def __init__(self, toy: RetrainToy, server: PrefectServer, name: str) -> None:
         self.toy, self.log = toy, toy.root.with_name("serve.log")
-        layout = (CODE / "tasks" / "layout.py").read_text().splitlines()
-        stages = [f"STAGES = {STAGES!r}" if x.startswith("STAGES = ") else x for x in layout]
-        (toy.root / "tasks" / "layout.py").write_text("\n".join(stages))
-        toy.tell("train", "hang")
-        toy.git("add", "tasks", "inputs")
-        toy.git("commit", "-qm", "hang")
+        toy.shorten()
+        toy.commit("hang")
         self.before = self.state()
         env = {**os.environ, "PREFECT_API_URL": server.url, "PREFECT_HOME": str(server.home)}
         env |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "WANDB_MODE": "disabled"}
