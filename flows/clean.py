@@ -5,14 +5,16 @@
     python -m flows.clean --days 7        older than a week instead of 30 days
 
 In DVC's cache stays what the tip of any branch, any tag (so every version, the champion too), any
-DVC experiment, or the files of any worktree name; a cache outside the repository, which others may
-share, is left alone. No remote is touched. Prefect's history is that of this repository's flows, on
-the server that is configured (PREFECT_API_URL).
+DVC experiment, or the files of any worktree name. Left alone are a cache outside the repository,
+which others may share, and, unless `--cache` is given, one without a remote: older data is nowhere
+else. No remote is touched. Prefect's history is that of this repository's flows, on the server that
+is configured (PREFECT_API_URL).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
 import time
@@ -23,6 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from components.tracking.plan import is_done, unsent
 from flows.command_line import exit_code
 from flows.flow_errors import FlowError
 from flows.incoming_watch import DEPLOYMENT, resource
@@ -51,12 +54,14 @@ class Item:
     remove: Callable[[], object]
 
 
-def items(root: Path, days: float) -> Iterator[Item]:
+def items(root: Path, days: float, unsent_days: float, cache: bool) -> Iterator[Item]:
     """What can go of a repository's own; call with its locks held.
 
     Args:
         root: of the repository.
         days: younger things stay, but for worktrees that no process works in and DVC's cache.
+        unsent_days: younger W&B runs stay if something of them is not sent.
+        cache: look at DVC's cache.
 
     Raises:
         RepositoryError: DVC cannot tell what of its cache is needed.
@@ -71,10 +76,29 @@ def items(root: Path, days: float) -> Iterator[Item]:
     for folder in [*resume, *(sweep / "resume").glob("*")]:
         if folder.is_dir() and _newest(folder) < before:
             yield Item(f"checkpoints {_named(root, folder)}", partial(shutil.rmtree, folder))
-    for run in (root / "wandb").glob("offline-run-*"):
-        if any(run.glob("*.synced")) and _newest(run) < before:
+    yield from _wandb(root, before, time.time() - unsent_days * _DAY)
+    if cache:
+        yield from _cache(root)
+
+
+def _wandb(root: Path, before: float, unsent_before: float) -> Iterator[Item]:
+    """What of W&B's is older."""
+    home, waiting = root / "wandb", unsent(root)
+    for run in sorted(home.glob("offline-run-*")):
+        if is_done(run) and _newest(run) < before:
             yield Item(f"W&B, sent   {_named(root, run)}", partial(shutil.rmtree, run))
-    yield from _cache(root)
+        elif run in waiting and _newest(run) < unsent_before:
+            yield Item(f"W&B, unsent {_named(root, run)}", partial(shutil.rmtree, run))
+    # Copies of what was sent, which are not needed to send it again, and what wandb says of itself.
+    found = chain((home / "cache").rglob("*"), (home / "logs").glob("*"))
+    old = [path for path in found if path.is_file() and _changed(path) < before]
+    if old:
+        yield Item(f"W&B's cache {_counted(old, 'files')}", partial(_unlink, old))
+
+
+def _unlink(files: list[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _cache(root: Path) -> Iterator[Item]:
@@ -95,8 +119,7 @@ def _cache(root: Path) -> Iterator[Item]:
 
     idle = run("--dry")
     if idle:
-        size = f"{sum(map(_size, idle)) / 1e6:.1f} MB"
-        yield Item(f"DVC's cache {len(idle)} objects, {size}", run)
+        yield Item(f"DVC's cache {_counted(idle, 'objects')}", run)
 
 
 def history(root: Path, days: float, name: str) -> Iterator[Item]:
@@ -164,11 +187,20 @@ def _forget(client: Any, run: Any) -> None:
 
 
 def _newest(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    return max(map(_changed, (folder, *folder.rglob("*"))))
+
+
+def _changed(path: Path) -> float:
+    # Not of what a link names, which need not be there: wandb leaves links to logs.
+    return path.lstat().st_mtime
 
 
 def _named(root: Path, folder: Path) -> str:
     return f"{folder.relative_to(root)}, {_size(folder) / 1e6:.1f} MB"
+
+
+def _counted(files: list[Path], what: str) -> str:
+    return f"{len(files)} {what}, {sum(map(_size, files)) / 1e6:.1f} MB"
 
 
 def _size(path: Path) -> int:
@@ -191,12 +223,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="remove it")
     parser.add_argument("--days", type=float, default=DAYS, help=f"younger stays ({DAYS:g})")
     parser.add_argument(
+        "--unsent-days",
+        type=float,
+        default=math.inf,
+        metavar="DAYS",
+        help="W&B runs of which something is not sent go, too, when they are older (they stay)",
+    )
+    parser.add_argument(
+        "--cache", action="store_true", help="clean DVC's cache even if there is no remote"
+    )
+    parser.add_argument(
         "--name", default=DEPLOYMENT, help=f"of the deployment, for its history ({DEPLOYMENT})"
     )
     parser.add_argument("--root", type=Path, default=Path(), help="the repository's root")
     args = parser.parse_args(argv)
-    if args.days < 0:
-        parser.error("--days: at least 0")
+    if min(args.days, args.unsent_days) < 0:
+        parser.error("--days, --unsent-days: at least 0")
     return exit_code(lambda: _run(args))
 
 
@@ -209,12 +251,16 @@ def _run(args: argparse.Namespace) -> int:
                 f"{root}: a new version is decided on and not in place yet; "
                 "`python -m flows.retrain` finishes that"
             )
+        cache = args.cache or bool(dvc(root, "remote", "list"))
+        own = items(root, args.days, args.unsent_days, cache)
         # One after the other: what DVC's cache needs is known when the worktrees are gone.
-        for item in chain(items(root, args.days), history(root, args.days, args.name)):
+        for item in chain(own, history(root, args.days, args.name)):
             num += 1
             print(item.what, flush=True)
             if args.yes:
                 item.remove()
+    if not cache:
+        print("DVC's cache is left alone: there is no remote that has older data; see --cache")
     if not num:
         print("nothing to remove")
     elif not args.yes:

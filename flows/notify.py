@@ -4,6 +4,9 @@ Off until an address is given: in the environment variable `TIMMFLOW_NOTIFY_URL`
 Secret block named `timmflow-notify-url`. It is one of Apprise's (`slack://…`, `mailto://…`), or a
 webhook's `https://…`, which gets JSON. It is never logged. A message that cannot be sent is said in
 the run's log, and changes nothing else.
+
+A flow's hooks run where the flow does. What ends a command before its flow begins is told by
+`before_flow`; a run whose machine has died, by `flows.dead_runs`.
 """
 
 from __future__ import annotations
@@ -11,10 +14,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from components.errors import TimmflowError
 from flows.flow_errors import masked
 
 if TYPE_CHECKING:
@@ -32,19 +40,46 @@ def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of a flow for the end that it should not have had."""
     from prefect.logging.loggers import flow_run_logger
 
-    problem = _within(SECONDS, lambda: _send(*message(flow.name, flow_run, state)))
+    problem = send(*message(flow.name, flow_run, state))
     if problem:
         flow_run_logger(flow_run, flow).warning("no notification was sent: %s", problem)
 
 
-def message(flow_name: str, flow_run: FlowRun, state: State[Any]) -> tuple[str, str]:
-    """Title and text: what, where, why, and where to look."""
+@contextmanager
+def before_flow(flow_name: str, root: Path) -> Iterator[None]:
+    """Tell of what a command fails of, as long as its flow, which tells of itself, has not begun.
+
+    Args:
+        flow_name: of the flow.
+        root: of the repository.
+    """
+    try:
+        yield
+    except Exception as error:
+        # A defect is named by its kind alone: its text may hold a secret.
+        reason = str(error) if isinstance(error, TimmflowError) else type(error).__name__
+        text = f"{root} on {socket.gethostname()}: {_short(reason)}"
+        problem = send(f"{flow_name}: not begun", text)
+        if problem:
+            print(f"no notification was sent: {problem}", file=sys.stderr)
+        raise
+
+
+def message(
+    flow_name: str, flow_run: FlowRun, state: State[Any], here: bool = True
+) -> tuple[str, str]:
+    """Title and text: what, where, why, and where to look.
+
+    Args:
+        flow_name: of the flow.
+        flow_run: that has ended.
+        state: in which it has.
+        here: whether it ran on this machine.
+    """
     from prefect.settings import get_current_settings
 
-    reason = masked(state.message or "no reason is known")
-    if len(reason) > _REASON_LENGTH:
-        reason = f"{reason[:_REASON_LENGTH]}…"
-    lines = [f"{flow_run.name} on {socket.gethostname()}: {reason}"]
+    where = f" on {socket.gethostname()}" if here else ""
+    lines = [f"{flow_run.name}{where}: {_short(state.message or 'no reason is known')}"]
     root = str(flow_run.parameters.get("root", "."))
     lines.append(f"look: {'' if root == '.' else f'{root}/'}.dvc/tmp/retrain/last")
     page = get_current_settings().ui_url
@@ -55,9 +90,23 @@ def message(flow_name: str, flow_run: FlowRun, state: State[Any]) -> tuple[str, 
     return f"{flow_name}: {end}", "\n".join(lines)
 
 
+def _short(reason: str) -> str:
+    reason = masked(reason)
+    return reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"
+
+
+def send(title: str, text: str) -> str:
+    """Send a message, if there is an address; gives the problem, which names no address."""
+    return _within(SECONDS, lambda: _send(title, text))
+
+
+def has_address() -> bool:
+    """Whether somebody is to be told."""
+    return bool(_address())
+
+
 def _send(title: str, text: str) -> str:
-    """Send it, if there is an address; gives the problem, which names no address."""
-    address = os.environ.get(VARIABLE) or _from_block()
+    address = _address()
     if not address:
         return ""
     import apprise
@@ -80,7 +129,15 @@ def _webhook(address: str) -> str:
     return parts._replace(scheme=scheme, query=query).geturl()
 
 
+def _address() -> str:
+    return os.environ.get(VARIABLE) or _from_block()
+
+
 def _from_block() -> str:
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:  # Prefect would start a server to look
+        return ""
     from prefect.blocks.system import Secret
 
     load: Any = Secret.load  # its type knows nothing of `_sync`

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.command_line import Server, exit_code, result_of
+from flows.notify import before_flow
 from flows.progress import Terminal, watcher
 from flows.retrain_run import last_if_nothing_new, locked
 from tasks.gate import REFUSE
@@ -53,15 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     root = args.root.resolve()
-    # The flow does both itself; asking here spares the wait for a server.
-    with locked(root):
-        last = None if args.force else last_if_nothing_new(root, args.promote)
-    if last is not None:
-        return _told(last)
-    server = Server(root)
-    from flows.retrain import retrain
+    with before_flow("retrain", root):
+        # The flow does both itself; asking here spares the wait for a server.
+        with locked(root):
+            last = None if args.force else last_if_nothing_new(root, args.promote)
+        if last is not None:
+            return _told(last)
+        server = Server(root)
+        from flows.retrain import retrain
 
-    server.wait()
+        server.wait()
     watcher.set(Terminal(args.quiet))
     state = retrain(
         str(root), args.force, args.promote, publish=not args.no_publish, return_state=True

@@ -30,6 +30,7 @@ from flows.retrain_site import (
 )
 from flows.worktree import worktree
 from tasks.gate import PROMOTE, REFUSE
+from tasks.layout import Layout
 from tasks.model_registry import Registry, Version, model_in
 from tasks.repository import git
 
@@ -118,25 +119,32 @@ class Retraining(DataSteps):
         status, output = self.python(words, heard)
         if status not in (PROMOTE, REFUSE):
             raise FlowError(output.reason(status))
+        # For the page and for W&B.
+        write_json(
+            Layout(self.tree).retraining,
+            {
+                "champion": champion.name if champion else "",
+                "commit": champion.commit if champion else "",
+                "merged": self.merged,
+                "refused": self.refused,
+            },
+        )
         if "report" in yaml_file(self.tree / "dvc.yaml")["stages"]:
             # The page begins with the gate's verdict, which cannot be an input of the stage: the
             # gate judges what the stages have given, and may not come to a verdict, or judge the
             # same model anew beside another champion. So the stage has left a page without one,
             # and this writes it again.
             self.dvc(["repro", "--force", "--single-item", "report"], on_line)
-        self._record(champion, on_line)
+        self._record(on_line)
         start = next((i for i, line in enumerate(said) if line.startswith("gate: ")), len(said))
         verdict = "; ".join(line.strip() for line in said[start:])
         return status == PROMOTE, re.sub("^gate: (promote|refuse): ", "", verdict)
 
-    def _record(self, champion: Version | None, on_line: OnLine) -> None:
+    def _record(self, on_line: OnLine) -> None:
         """Leave the verdict and what led to it for W&B; that it cannot be done is said, no more."""
         if os.environ.get("WANDB_MODE") == "disabled":
             return
-        context = self.tree / ".dvc" / "tmp" / "retraining.json"
-        name = champion.name if champion else ""
-        write_json(context, {"champion": name, "merged": self.merged, "refused": self.refused})
-        self.python(["tasks.review", str(context)], on_line)
+        self.python(["tasks.review", str(Layout(self.tree).retraining)], on_line)
 
     def commit(self, summary: str) -> str:
         """Commit what the stages and the gate have given; the branch does not show it yet."""

@@ -18,12 +18,12 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.command_line import configured_server, exit_code
-from flows.dead_runs import HEARTBEAT_SECONDS, watch_heartbeats
+from flows.dead_runs import HEARTBEAT_SECONDS, keep_telling, watch_heartbeats
 from flows.flow_errors import FlowError
 from flows.incoming_watch import (
     DEPLOYMENT,
@@ -123,7 +123,12 @@ def _serve(args: argparse.Namespace) -> int:
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     if args.on_data is not None:
-        _watch_beside(incoming, args.on_data, args.name, root, runner)
+
+        def announce(names: list[str]) -> None:
+            emit(args.name, root, names)
+
+        _beside(lambda over: watch(incoming, args.on_data, announce, over), runner)
+    _beside(lambda over: keep_telling(args.name, over), runner)
     print(f"serving retrain/{args.name}", file=sys.stderr)
     return runner.serve(deployment)
 
@@ -171,21 +176,24 @@ def _check_name(name: str, root: Path) -> None:
         )
 
 
-def _watch_beside(
-    folder: Path, settle: float, name: str, root: Path, runner: StoppableRunner
-) -> None:
-    """Watch for new batches while the process lives; a defect in it ends the process."""
+def _beside(work: Callable[[Callable[[float], bool]], None], runner: StoppableRunner) -> None:
+    """Do something while the process lives; a defect in it ends the process.
+
+    Args:
+        work: takes what waits some seconds between two looks, and says whether it is over.
+        runner: of the process.
+    """
 
     def run() -> None:
         over = threading.Event()
         try:
-            watch(folder, settle, lambda names: emit(name, root, names), over.wait)
+            work(over.wait)
         except BaseException:
             traceback.print_exc(file=sys.stderr)
             runner.end(1)
             raise
 
-    threading.Thread(target=run, name="incoming", daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -101,6 +101,11 @@ class Layout:
         return self.root / "reports" / "evaluation"
 
     @property
+    def retraining(self) -> Path:
+        """What a retraining tells of itself, in its own worktree: champion, merged and refused."""
+        return self.root / ".dvc" / "tmp" / "retraining.json"
+
+    @property
     def verdict(self) -> Path:
         """What the gate found and decided."""
         return self.root / "reports" / "verdict.json"

@@ -18,12 +18,12 @@ from components.hidden import hidden, secrets_of
 from tasks import stage
 from tasks.layout import Layout
 from tasks.params import Params
-from tasks.report_history import previous_version, revision, shown_parameters
+from tasks.report_history import previous_version, revision, shown_parameters, version_at
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from components.report.facts import Facts
+    from components.report.facts import Facts, Previous
 
 PACKAGES = (
     "timmflow",
@@ -88,6 +88,7 @@ def gather(params: Params, layout: Layout) -> Facts:
         )
     images, objects = _prepared_tables(layout.prepared)
     parameters = shown_parameters(params)
+    told = _retraining(layout.retraining)
     model_sha256 = sha256(layout.onnx) if layout.onnx.is_file() else ""
     return Facts(
         title=hidden(params.report.title, secrets_of(os.environ)),
@@ -109,8 +110,10 @@ def gather(params: Params, layout: Layout) -> Facts:
         model_sha256=model_sha256,
         revision=revision(layout.root),
         profile=_read(layout.profile, "validate"),
-        previous=previous_version(layout, figures["evaluate"], parameters),
+        previous=_previous(layout, told, figures["evaluate"], parameters),
         verdict=_verdict(layout.verdict, model_sha256),
+        merged=told.get("merged", ()),
+        refused=told.get("refused", {}),
     )
 
 
@@ -123,6 +126,26 @@ def _read(path: Path, stage_name: str) -> Any:
     if not path.is_file():
         raise _missing(path, stage_name)
     return read_json(path)
+
+
+def _retraining(path: Path) -> dict[str, Any]:
+    """What a retraining has told; empty elsewhere."""
+    told: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return hidden(told, secrets_of(os.environ))
+
+
+def _previous(
+    layout: Layout,
+    told: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+) -> Previous | None:
+    """What this version is compared with: in a retraining its champion, whatever was made since."""
+    if not told:
+        return previous_version(layout, figures, parameters)
+    if not told["champion"]:
+        return None
+    return version_at(layout, told["commit"], parameters, told["champion"])
 
 
 def _verdict(path: Path, model_sha256: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What git knows of a workspace: the commit checked out, and the version before this one."""
+"""What git knows of a workspace: the commit checked out, and what this version is compared with."""
 
 from __future__ import annotations
 
@@ -54,32 +54,49 @@ def previous_version(
     Returns:
         None where there is no such commit, no git, or the last commit holds no figures.
     """
-    from components.report.facts import Previous
-
     root = layout.root
     path = _inside(layout.metrics("evaluate"), root)
     if not _json_at(root, "HEAD", path):
         return None  # figures are not kept in git, or no more
-    log = _git(
-        root, "log", f"-{_MOST_COMMITS}", "--format=%H%x09%cd%x09%s", "--date=short", "--", path
-    )
-    for line in (log or "").splitlines():
-        commit, made_at, subject = line.split("\t", 2)
+    log = _git(root, "log", f"-{_MOST_COMMITS}", "--format=%H", "--", path)
+    for commit in (log or "").splitlines():
         before = _json_at(root, commit, path)
         # What another version of timmflow measures besides is no other result.
         if all(before[name] == figures[name] for name in before if name in figures):
             continue
-        found = {stage: _json_at(root, commit, _inside(layout.metrics(stage), root))
-                 for stage in STAGES}  # fmt: skip
-        return Previous(
-            commit=commit,
-            made_at=made_at,
-            subject=subject,
-            figures={stage: content for stage, content in found.items() if content},
-            profile=_json_at(root, commit, _inside(layout.profile, root)),
-            parameters=list(parameters_at(root, commit, parameters).items()),
-        )
+        return version_at(layout, commit, parameters)
     return None
+
+
+def version_at(
+    layout: Layout, commit: str, parameters: Mapping[str, Any], name: str = ""
+) -> Previous | None:
+    """A commit as a version to compare with; None where there is no such commit, or no git.
+
+    Args:
+        layout: of the workspace.
+        commit: full hash.
+        parameters: of this run, by dotted key.
+        name: in the registry; empty: none.
+    """
+    from components.report.facts import Previous
+
+    root = layout.root
+    said = _git(root, "log", "-1", "--format=%cd%x09%s", "--date=short", commit, "--")
+    if not said:
+        return None
+    made_at, subject = said.split("\t", 1)
+    found = {stage: _json_at(root, commit, _inside(layout.metrics(stage), root))
+             for stage in STAGES}  # fmt: skip
+    return Previous(
+        commit=commit,
+        made_at=made_at,
+        subject=subject,
+        figures={stage: content for stage, content in found.items() if content},
+        profile=_json_at(root, commit, _inside(layout.profile, root)),
+        parameters=list(parameters_at(root, commit, parameters).items()),
+        version=name,
+    )
 
 
 def shown_parameters(params: Params) -> dict[str, Any]:

@@ -80,12 +80,10 @@ def switched_off() -> bool:
 def wandb_folders(root: Path) -> None:
     """Have wandb keep its files in `root/wandb`, and look nobody up.
 
-    Otherwise copies of artifacts, which are not sent yet, lie in the home directory, and a host is
-    looked up to report wandb's own errors to.
+    Otherwise copies of artifacts that were sent lie in the home directory, and a host is looked up
+    to report wandb's own errors to.
     """
-    data = (root / "wandb").resolve()
-    os.environ.setdefault("WANDB_DATA_DIR", str(data / "data"))
-    os.environ.setdefault("WANDB_CACHE_DIR", str(data / "cache"))
+    os.environ.setdefault("WANDB_CACHE_DIR", str((root / "wandb").resolve() / "cache"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
 

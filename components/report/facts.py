@@ -24,7 +24,7 @@ class Revision:
 
 @dataclass(frozen=True)
 class Previous:
-    """The version before: the last commit whose evaluation gave other figures.
+    """The version before: a retraining's champion; else the last commit with other figures.
 
     Args:
         commit: full hash.
@@ -33,6 +33,7 @@ class Previous:
         figures: stage to its `metrics/<stage>.json`, of those that are in the commit.
         profile: `reports/profile.json`; empty when it is not in the commit.
         parameters: (dotted key, value) of the parameter file.
+        version: in the registry, of a champion; else empty.
     """
 
     commit: str
@@ -41,11 +42,17 @@ class Previous:
     figures: Mapping[str, Mapping[str, Any]]
     profile: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[tuple[str, Any]] = ()
+    version: str = ""
 
     @property
     def name(self) -> str:
         """For the running text."""
-        return f"{self.commit[:8]} of {self.made_at}"
+        return f"{self.version or self.commit[:8]} of {self.made_at}"
+
+    @property
+    def role(self) -> str:
+        """What it is to the version at hand."""
+        return "the champion" if self.version else "the version before"
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,10 @@ class Facts:
         model_sha256: of the ONNX file; empty when there is none.
         revision: None when the folder is no git repository.
         profile: `reports/profile.json`, what the data is like.
-        previous: None when no earlier version is in git.
+        previous: None when no earlier version is in git, or a retraining has no champion.
         verdict: `reports/verdict.json`; empty when the gate has not judged this very model.
+        merged: batches that a retraining made part of the data.
+        refused: batch to the reason.
     """
 
     title: str
@@ -97,6 +106,8 @@ class Facts:
     profile: Mapping[str, Any] = field(default_factory=dict)
     previous: Previous | None = None
     verdict: Mapping[str, Any] = field(default_factory=dict)
+    merged: Sequence[str] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def main_metric(evaluation: Mapping[str, Any]) -> str:

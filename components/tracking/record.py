@@ -7,6 +7,7 @@ A stage run is a W&B run: job type = stage, group = pipeline run. Sending it is 
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -103,8 +104,9 @@ def stage_run(
     with ExitStack() as held:
         try:
             run = _start(stage, project, group, config, folder, run_id)
-            place = Path(run.dir).parent
+            place = Path(run.dir).resolve().parent
             held.enter_context(at_work(place))
+            held.enter_context(_copies_in(place / "data"))
         except Exception as error:  # noqa: BLE001 - logging must never fail the work that is logged
             _say(error)
             yield lambda figures: None
@@ -134,6 +136,23 @@ def stage_run(
                     write_plan(place, item)
             except Exception as error:  # noqa: BLE001 - as above
                 _say(error)
+
+
+@contextmanager
+def _copies_in(folder: Path) -> Iterator[None]:
+    """Have what waits to be sent lie with its run, and go with it.
+
+    wandb copies each file of an artifact, and puts the copies of all runs in one folder, where
+    nothing tells which are still needed. A folder that the user has set stays.
+    """
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
 
 
 def _say(error: Exception) -> None:

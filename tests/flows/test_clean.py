@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from retrain_repository import RetrainToy, retrained
+from retrain_repository import RetrainToy, picture, retrained
 
-from flows.clean import main
+from components.tracking.plan import RunPlan, at_work, mark_done, mark_synced, write_plan
+from flows.clean import items, main
 from flows.retrain_run import locked
 from flows.retrain_site import write_record
+from tasks.repository import dvc
 
 DAY = 86400
 
@@ -31,6 +34,14 @@ def made(folder: Path, days: float) -> Path:
     for path in (folder / "file", folder):
         os.utime(path, (time.time() - days * DAY,) * 2)
     return folder
+
+
+def sent(run: Path, days: float) -> Path:
+    """A W&B run as wandb's own command leaves it."""
+    (run / "run.wandb.synced").touch()
+    for path in (run / "run.wandb.synced", run):
+        os.utime(path, (time.time() - days * DAY,) * 2)
+    return run
 
 
 def everything(root: Path) -> set[Path]:
@@ -70,9 +81,7 @@ def test_only_what_nothing_needs_goes(
         made(retrain / "resume" / "old", 31),
         made(toy.root / "wandb" / "offline-run-1-sent", 31),
     ]
-    (old[2] / "run.wandb.synced").touch()
-    for path in (old[2] / "run.wandb.synced", old[2]):
-        os.utime(path, (time.time() - 31 * DAY,) * 2)
+    sent(old[2], 31)
     young = [
         made(toy.root / ".resume" / "young", 29),
         made(toy.root / "wandb" / "offline-run-2-waits", 400),
@@ -84,14 +93,15 @@ def test_only_what_nothing_needs_goes(
     needs = needed(toy, "model@v1.0.0") | needed(toy, "retrain")
     assert needs <= there
 
-    assert main(["--root", str(toy.root)]) == 0
+    words = ["--root", str(toy.root), "--cache"]
+    assert main(words) == 0
     said = capsys.readouterr().out
     for word in ("worktree", ".resume/old", "W&B, sent", "objects", "--yes does it"):
         assert word in said
     assert "young" not in said
     assert everything(toy.root) == there
 
-    assert main(["--root", str(toy.root), "--yes"]) == 0
+    assert main([*words, "--yes"]) == 0
     after = everything(toy.root)
     assert needs <= after
     assert [path for path in old if path.exists()] == []
@@ -104,9 +114,66 @@ def test_only_what_nothing_needs_goes(
     assert cache
     assert not cache & needs
     capsys.readouterr()
-    assert main(["--root", str(toy.root), "--yes"]) == 0
+    assert main([*words, "--yes"]) == 0
     assert capsys.readouterr().out == "nothing to remove\n"
     assert retrained(toy)[0]["outcome"] == "nothing new"
+
+
+def test_of_wandb_goes_what_is_sent(tmp_path: Path) -> None:
+    home = tmp_path / "wandb"
+    for name in ("half", "done", "kept"):
+        run = made(home / f"offline-run-{name}", 40)
+        write_plan(run, RunPlan(name, "timmflow", None, "retrain", "group"))
+        # Of a repository that has been moved: wandb's link names what is not there any more.
+        (run / "debug-core.log").symlink_to("/nowhere/core-debug.log")
+        if name != "kept":
+            mark_synced(run)
+            (run / "run.wandb.synced").touch()
+        if name == "done":
+            mark_done(run, "")
+        for path in (*run.iterdir(), run):
+            os.utime(path, (time.time() - 40 * DAY,) * 2, follow_symlinks=False)
+    sent(made(home / "offline-run-young", 20), 20)
+    cached = made(home / "cache" / "artifacts" / "obj", 31) / "file"
+    (home / "logs").mkdir()
+    (home / "logs" / "young.log").touch()
+
+    def gone(unsent_days: float) -> list[str]:
+        found = list(items(tmp_path, 30, unsent_days, cache=False))
+        for item in found:
+            item.remove()
+        return [item.what.rpartition(", ")[0] for item in found]
+
+    with at_work(made(home / "offline-run-working", 400)):
+        # What needs the server, lineage and report, may be left for long.
+        assert gone(math.inf) == ["W&B, sent   wandb/offline-run-done", "W&B's cache 1 files"]
+        assert gone(41) == []
+        both = [f"W&B, unsent wandb/offline-run-{name}" for name in ("half", "kept")]
+        assert gone(39) == both
+    left = sorted(path.name for path in home.rglob("*") if path.is_dir() or path == cached)
+    assert left == ["artifacts", "cache", "logs", "obj", "offline-run-working", "offline-run-young"]
+
+
+@pytest.mark.slow
+def test_without_a_remote_older_data_stays(
+    toy: RetrainToy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (41, 42):
+        picture(toy.root / "data" / "raw" / "no" / "0.png", size, 0)
+        dvc(toy.root, "add", "-q", "data/raw")
+        toy.git("commit", "-qm", f"{size}", "--", "data/raw.dvc")
+    [entry] = yaml.safe_load(toy.git("show", "HEAD~:data/raw.dvc"))["outs"]
+    older = toy.root / ".dvc/cache/files/md5" / entry["md5"][:2] / entry["md5"][2:]
+
+    assert main(["--root", str(toy.root), "--yes"]) == 0
+    assert older.exists()
+    assert "DVC's cache is left alone: there is no remote" in capsys.readouterr().out
+    dvc(toy.root, "remote", "add", "-q", "-d", "store", "../store")
+    assert main(["--root", str(toy.root)]) == 0
+    said = capsys.readouterr().out
+    assert "objects" in said and "left alone" not in said
+    assert main(["--root", str(toy.root), "--yes"]) == 0
+    assert not older.exists()
 
 
 def test_it_waits_for_others(toy: RetrainToy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +191,7 @@ def test_a_shared_cache_is_left_alone(
     shared = tmp_path / "shared"
     made(shared / "files" / "md5" / "aa", 400)
     (toy.root / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {shared}\n")
-    assert main(["--root", str(toy.root), "--yes"]) == 0
+    assert main(["--root", str(toy.root), "--cache", "--yes"]) == 0
     assert (shared / "files" / "md5" / "aa" / "file").exists()
 
 

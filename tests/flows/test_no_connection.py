@@ -1,4 +1,4 @@
-"""Nothing leaves the machine: every address that a stage recorded offline talks to, traced."""
+"""Nothing leaves the machine: all addresses a recorded stage and a retraining talk to, traced."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from retrain_repository import RetrainToy
 from toy_repository import CODE
+
+from tasks.model_registry import Registry
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,3 +48,17 @@ def test_a_stage_that_is_recorded_talks_to_this_machine_only(tmp_path: Path) -> 
     env = {**os.environ, "WANDB_MODE": "offline"}
     assert addresses([sys.executable, "-m", "tasks.validate"], tmp_path, env) == []
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_a_retraining_with_a_server_of_its_own_talks_to_this_machine_only(
+    first: RetrainToy, tmp_path: Path
+) -> None:
+    toy = first.copied(tmp_path)
+    toy.shorten()
+    toy.commit("0.7")
+    env = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+    command = [sys.executable, "-m", "flows.retrain", "--quiet"]
+    assert addresses(command, toy.root, {**env, "WANDB_MODE": "offline"}) == []
+    # The server was talked to.
+    assert "htons(" in (toy.root / "calls.txt").read_text(errors="replace")
+    assert [v.name for v in Registry(toy.root).versions()] == ["v1.1.0", "v1.0.0"]

@@ -7,15 +7,19 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prefect import flow
-from prefect.states import Cancelling, Failed
+from prefect.states import Cancelling, Crashed, Failed
 
 from flows import notify
+from flows.dead_runs import SILENT_SECONDS, keep_telling
+from flows.incoming_watch import resource
 from flows.retrain import retrain
+from flows.retrain_command import main
 
 # One of Apprise's plugins imports it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -162,3 +166,70 @@ def test_a_failing_flow_notifies_from_a_block_and_stays_as_it_is(
     assert state.message.startswith("push: ")
     assert "no notification was sent: the other side did not take it" in caplog.text
     assert SECRET not in caplog.text
+
+
+def test_what_ends_the_command_before_the_flow_is_told(
+    stand: Stand,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(notify.VARIABLE, stand.address)
+    words = ["--root", str(tmp_path)]
+    assert main(words) == 1
+    [(_, body)] = stand.taken
+    said = capsys.readouterr().err.strip().removeprefix("error: ")
+    assert body["title"] == "retrain: not begun"
+    assert body["message"].startswith(f"{tmp_path} on ")
+    assert body["message"].endswith(f": {said}")
+    stand.status = 500
+    assert main(words) == 1
+    errors = capsys.readouterr().err
+    assert "no notification was sent: the other side did not take it" in errors
+    assert errors.endswith(f"error: {said}\n")
+    with pytest.raises(ZeroDivisionError), notify.before_flow("retrain", tmp_path):
+        raise ZeroDivisionError(SECRET)
+    assert stand.taken[-1][1]["message"].endswith(": ZeroDivisionError")
+
+
+def test_a_run_whose_machine_has_died_is_told_of_once(
+    stand: Stand,
+    prefect_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    @flow(name="retrain")
+    def stand_in(root: str) -> None: ...
+
+    def look() -> list[str]:
+        before = len(stand.taken)
+        keep_telling("mine", lambda seconds: True)
+        return [body["message"] for _, body in stand.taken[before:]]
+
+    silent = f"no heartbeat for {SILENT_SECONDS} s: its process has died"
+    with get_client(sync_client=True) as client:
+        for name, deployment, message in [
+            ("dead", "mine", silent),
+            ("killed", "mine", "Process exited with -9"),  # a hook has told of it
+            ("elsewhere", "other", silent),
+        ]:
+            client.create_flow_run(
+                stand_in,
+                name=name,
+                parameters={"root": "/repo"},
+                tags=[resource(deployment)],
+                state=Crashed(message=message),
+            )
+    monkeypatch.setattr(notify, "_address", lambda: "")
+    assert look() == []
+    monkeypatch.setattr(notify, "_address", lambda: stand.address)
+    stand.status = 500
+    assert len(look()) == 1
+    assert "no notification of dead was sent: the other side did not take it" in caplog.text
+    stand.status = 200
+    [message] = look()
+    assert message.splitlines()[:2] == [f"dead: {silent}", "look: /repo/.dvc/tmp/retrain/last"]
+    assert stand.taken[-1][1]["title"] == "retrain: Crashed"
+    assert look() == []

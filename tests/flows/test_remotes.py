@@ -1,7 +1,4 @@
-"""Retraining with a remote in S3, which is a moto server on loopback.
-
-It needs `pip install 'moto[server]' dvc-s3`, which are not among the development packages.
-"""
+"""Retraining with a remote in S3, which is a moto server on loopback."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ def dvc(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
     """A client of an S3 on loopback, and its address."""
-    reason = "S3 is not tested: pip install 'moto[server]' dvc-s3"
+    reason = "S3 is not tested: `make setup` installs what it needs"
     server = pytest.importorskip("moto.server", reason=reason)
     pytest.importorskip("dvc_s3", reason=reason)
     import boto3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,30 @@ def test_good_batches_are_merged_and_bad_ones_refused(toy: RetrainToy) -> None:
     assert "Refused batch: a-bad" in body
     assert toy.git("diff", "--name-only", "main", "retrain", "--", "data/raw.dvc")
     assert retrained(toy)[0]["outcome"] == "nothing new"
+
+
+@pytest.mark.slow
+def test_the_page_is_told_what_it_is_about(
+    toy: RetrainToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    pipeline = toy.root / "dvc.yaml"
+    tree = json.loads(pipeline.read_text())
+    # As the page's stage, it is run again after the gate.
+    copy = "import shutil; shutil.copy('.dvc/tmp/retraining.json', 'reports/told.json')"
+    tree["stages"]["report"] = {"cmd": f'python -c "{copy}"', "outs": ["reports/told.json"]}
+    pipeline.write_text(json.dumps(tree))
+    toy.tell("train", "0.6")
+    toy.git("commit", "-qm", "a page", "--", "dvc.yaml", "inputs")
+    toy.batch("may", range(20, 22))
+    assert retrained(toy)[0]["outcome"] == "promoted"
+    told = json.loads((toy.root / ".dvc/tmp/retrain/last/reports/told.json").read_text())
+    assert told == {
+        "champion": "v1.0.0",
+        "commit": toy.git("rev-parse", "model@v1.0.0^{commit}"),
+        "merged": ["may"],
+        "refused": {},
+    }
 
 
 @pytest.mark.slow

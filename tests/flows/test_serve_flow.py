@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from retrain_repository import CODE, STAGES, RetrainToy
+from retrain_repository import CODE, RetrainToy
 
 from benchmarks.prefect_server import PrefectServer
 from flows import serve
@@ -102,6 +104,30 @@ def test_dead_runs_are_watched_once(prefect_server: str) -> None:
     assert labels == {"prefect.resource.id": f"prefect.tag.{resource('mine')}"}
 
 
+def test_dead_runs_are_told_of_while_it_serves(
+    toy: RetrainToy, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, begun = [], threading.Event()
+
+    def keep_telling(name: str, over: Any) -> None:
+        told.append(name)
+        begun.set()
+
+    class Runner:
+        def __init__(self, name: str) -> None: ...
+
+        def add_flow(self, *words: Any, **options: Any) -> None: ...
+
+        def serve(self, deployment: None) -> int:
+            return 0 if begun.wait(60) else 1
+
+    monkeypatch.setenv("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # set by the command
+    monkeypatch.setattr("flows.stoppable_runner.StoppableRunner", Runner)
+    monkeypatch.setattr(serve, "keep_telling", keep_telling)
+    assert serve.main(["--root", str(toy.root), "--name", "telling"]) == 0
+    assert told == ["telling"]
+
+
 class Served:
     """`flows.serve` of a repository whose training hangs.
 
@@ -113,12 +139,8 @@ class Served:
 
     def __init__(self, toy: RetrainToy, server: PrefectServer, name: str) -> None:
         self.toy, self.log = toy, toy.root.with_name("serve.log")
-        layout = (CODE / "tasks" / "layout.py").read_text().splitlines()
-        stages = [f"STAGES = {STAGES!r}" if x.startswith("STAGES = ") else x for x in layout]
-        (toy.root / "tasks" / "layout.py").write_text("\n".join(stages))
-        toy.tell("train", "hang")
-        toy.git("add", "tasks", "inputs")
-        toy.git("commit", "-qm", "hang")
+        toy.shorten()
+        toy.commit("hang")
         self.before = self.state()
         env = {**os.environ, "PREFECT_API_URL": server.url, "PREFECT_HOME": str(server.home)}
         env |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "WANDB_MODE": "disabled"}

@@ -43,6 +43,10 @@ def commit(root: Path) -> None:
         subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True)
 
 
+def commit_of(root: Path) -> str:
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True).strip()
+
+
 @cache
 def pattern() -> tuple[Params, Path]:
     """A workspace that is made once, to be copied."""
@@ -98,6 +102,31 @@ def test_figures_are_compared_with_the_last_commit_that_has_others(tmp_path, bef
     assert "compare only by and large" not in told
     assert f"was {before:.3f} ({change})" in plain(section(text, "figures"))
     assert "The data has not changed since" in section(text, "data")
+
+
+def test_in_a_retraining_it_is_the_champion(tmp_path, monkeypatch):
+    run, layout = committed(tmp_path, {"map": 0.3})
+    champion = commit_of(tmp_path)
+    figures = read_json(layout.metrics("evaluate"))
+    write_json(layout.metrics("evaluate"), figures | {"map": 0.4})
+    commit(tmp_path)  # a version since, which was rolled back
+    write_json(layout.metrics("evaluate"), figures)
+    monkeypatch.setenv("SOME_TOKEN", "canary-of-a-batch")
+    told = {
+        "champion": "v1.2.0",
+        "commit": champion,
+        "merged": ["may"],
+        "refused": {"june": "12 images are broken, canary-of-a-batch"},
+    }
+    write_json(layout.retraining, told)
+    text = page(run, layout)
+    assert "It was 0.300 in v1.2.0 of 20" in section(text, "verdict")
+    assert "in v1.2.0 of" in section(text, "figures") and "the champion" in section(text, "figures")
+    data = plain(section(text, "data"))
+    assert "may: merged" in data and "june: refused: 12 images are broken, ***" in data
+    assert "Since v1.2.0 of" in section(text, "provenance")
+    write_json(layout.retraining, told | {"champion": "", "commit": ""})
+    assert "There is no earlier version" in section(page(run, layout), "verdict")
 
 
 def test_data_and_parameters_are_compared(tmp_path):

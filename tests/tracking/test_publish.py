@@ -133,6 +133,15 @@ def test_a_run_read_back_has_everything_but_secrets(recorded: Path) -> None:
     assert "scores" not in missed or not missed["scores"]
 
 
+def test_copies_of_artifacts_lie_with_their_run(recorded: Path, tmp_path: Path) -> None:
+    copies = sorted((run_of(recorded, "export") / "data").rglob("tmp*"))
+    assert [file.read_text() for file in copies] == ["content of model.onnx"]
+    own = tmp_path / "own"
+    record(tmp_path, "export", WANDB_DATA_DIR=str(own))
+    assert len(list(own.rglob("tmp*"))) == 1
+    assert not (run_of(tmp_path, "export") / "data").exists()
+
+
 def test_without_account_or_server_nothing_waits(root: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
