@@ -356,8 +356,8 @@ def recipe_lines(path: Path, name: str | None) -> Iterator[str]:
 def _recipe_in_words(path: Path, params: Params) -> str:
     """How much of its recipe a file leaves in force."""
     recipe, named = params.train.recipe, _named_by_recipe(params)
-    given = _flat(_tree(path).get("train") or {})
-    replaced = [key for key in named if given.get(key) is not None]
+    given, now = _flat(_tree(path).get("train") or {}), _flat(params.train.model_dump(mode="json"))
+    replaced = [key for key in named if given.get(key) is not None and now[key] != named[key]]
     return f"recipe {recipe}: {len(replaced)} of its {len(named)} values are set otherwise here"
 
 

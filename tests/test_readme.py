@@ -99,3 +99,18 @@ def test_no_registry_is_named_in_a_file():
     )
     others = [line for line in listed.stdout.splitlines() if "test_readme.py" not in line]
     assert others == []
+
+
+def test_the_training_page_names_every_recipe_and_known_keys():
+    from components.training.recipes import RECIPES
+    from tasks.params import Params, schema_lines
+
+    page = (ROOT / "docs" / "training.md").read_text()
+    for name, recipe in RECIPES.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+        assert recipe.purpose in row
+    known = "\n".join(schema_lines(Params))
+    named = re.findall(r"`((?:base|train|preprocess)(?:\.\w+)+)", page)
+    assert len(named) > 10
+    for dotted in named:
+        assert f"  {dotted} (" in known or f"\n{dotted}: " in known, dotted

@@ -204,6 +204,22 @@ class TestUseParams:
         assert (folder / "params.yaml.bak").read_text() == "mine"
 
 
+def filled(given, below):
+    """A tree with the values below it in the place of nulls, which leave them to the recipe."""
+    return {
+        key: filled(value, below[key])
+        if isinstance(value, dict)
+        else (below[key] if value is None else value)
+        for key, value in given.items()
+    }
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_what_one_starts_from_leaves_the_training_to_the_recipe(task):
+    said = run("tasks.params", f"examples/own-{task}.yaml", cwd=ROOT).stdout
+    assert "recipe finetune: 0 of its" in said
+
+
 @pytest.mark.parametrize(
     "example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem
 )
@@ -217,4 +233,5 @@ def test_examples_are_whole_and_fine(example):
     given["preprocess"]["image_size"] = [size, size] if isinstance(size, int) else size
     steps = given["train"]["augment"]["multi_scale"]
     given["train"]["augment"]["multi_scale"] = [-steps, steps] if isinstance(steps, int) else steps
+    given["train"] = filled(given["train"], params["train"])
     assert given == params, "a key is missing, or is read as another value"
