@@ -23,6 +23,7 @@ from components.errors import DataError, TimmflowError
 from components.files import read_json, sha256, write_json
 from flows.dvc_stage import checkout_stage, run_stage
 from flows.flow_errors import FlowError
+from flows.gpu_slots import gpu_slot
 from flows.lease import LeaseWatch
 from flows.worktree import cache_dir, head_commit, worktree
 from tasks.layout import Layout
@@ -286,7 +287,9 @@ def _workplace(
     if isinstance(params.train.pretrained, str):
         links.append(params.train.pretrained)
     folder, kept = site.trees / name, site.resume / name
-    with worktree(site.root, folder, site.commit, site.cache, links, kept) as (tree, lock):
+    gpus = gpu_slot(site.folder / "gpus", params.train.devices, os.environ)
+    at_work = worktree(site.root, folder, site.commit, site.cache, links, kept)
+    with gpus as seen, at_work as (tree, lock):
         (tree / "params.yaml").write_text(trial.params, encoding="utf-8")
         if dvc_lock is not None:
             (tree / "dvc.lock").write_text(dvc_lock, encoding="utf-8")
@@ -295,7 +298,7 @@ def _workplace(
             (site.root / "wandb").mkdir(exist_ok=True)
             (tree / "wandb").symlink_to(site.root / "wandb")
         # DVC keeps what it knows of files for each repository that there ever was.
-        env = {**site.env, "DVC_SITE_CACHE_DIR": str(tree / ".dvc" / "tmp" / "site")}
+        env = {**site.env, **seen, "DVC_SITE_CACHE_DIR": str(tree / ".dvc" / "tmp" / "site")}
         yield _Workplace(tree, {"env": env, "lock": lock, "stopped": watch.ended})
 
 

@@ -34,6 +34,7 @@ out = pathlib.Path("out", stage)
 out.mkdir(parents=True)
 (out / "packed.bin").write_text("packed" if stage == "preprocess" else str(lr))
 figures = dict(monitor="val/accuracy", best=lr, best_epoch=1, num_epochs=2, seconds=7.5)
+figures["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES")
 if stage == "evaluate":
     figures = dict(split="test", accuracy=1 - lr)
 pathlib.Path("metrics").mkdir(exist_ok=True)

@@ -59,7 +59,10 @@ def state(root: Path) -> tuple[str, ...]:
     )
 
 
-def test_done_then_known_then_restored(sweep_toy: Toy, runs: Path) -> None:
+def test_done_then_known_then_restored(
+    sweep_toy: Toy, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     root = sweep_toy.root
     before = state(root)
     trials = plan(root, {"train.lr": [0.125, 0.5, 0.375]}, None, 0)
@@ -69,6 +72,7 @@ def test_done_then_known_then_restored(sweep_toy: Toy, runs: Path) -> None:
         low, failed, high = (run_trial(trial, prepared, site, print) for trial in trials)
         assert [row.status for row in (low, failed, high)] == ["done", "failed", "done"]
         assert (low.score, high.score) == (0.125, 0.375)
+        assert low.figures["gpus"] == high.figures["gpus"] == "6", "one after the other"
         assert low.figures["evaluate"] == {"split": "test", "accuracy": 0.875}
         assert failed.reason == "train: nothing was learnt"
         did = ["validate 0.125", "preprocess 0.125"]
