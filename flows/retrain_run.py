@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -139,6 +140,7 @@ def _judge(
     registry = Registry(work.tree)
     record: dict[str, Any] = {
         "champion": champion.name if champion else "",
+        "head": site.head,
         "tip": site.tip,
         "inputs": inputs,
         "mode": mode,
@@ -213,7 +215,9 @@ def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] 
     champion = Registry(site.root).in_stage()
     names = {champion.name if champion else ""}
     try:
-        with at_work(site, record["commit"]) as work:
+        # As it was decided: neither data nor commits that have come since are part of it.
+        own_site = replace(site, head=record["head"], start=record["commit"])
+        with at_work(own_site, own_site.start) as work:
             latest = Registry(site.root).versions()
             own = [v.name for v in latest if v.commit == record["commit"]]
             if record["champion"] not in names and not names & set(own):

@@ -12,22 +12,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from components.errors import RepositoryError
 from components.files import write_json
 from flows.cache_check import find_damaged, set_aside
+from flows.commits import at, is_ancestor, small_outputs
 from flows.dvc_stage import run_guarded
 from flows.flow_errors import FlowError
 from flows.progress import OnLine
 from flows.retrain_data import RETRY_SECONDS, DataSteps, yaml_file
-from flows.retrain_site import (
-    Site,
-    at,
-    drop_record,
-    is_ancestor,
-    small_outputs,
-)
+from flows.retrain_site import Site, drop_record
 from flows.worktree import worktree
 from tasks.gate import PROMOTE, REFUSE
 from tasks.layout import Layout
@@ -66,6 +62,10 @@ class Retraining(DataSteps):
             git(self.tree, "checkout", "--ours", "--", *unmerged)
             git(self.tree, "add", "--", *unmerged)
             git(self.tree, "commit", "--quiet", "--no-edit")
+        self.site = replace(site, start=git(self.tree, "rev-parse", "HEAD"))
+        # Should the merge record more than was to be seen before: DVC writes through a link.
+        for link in set(site.links()) - set(self.site.links()):
+            (self.tree / link).unlink(missing_ok=True)
 
     def drop_damaged(self, stage: str) -> bool:
         """Take out of the cache what is damaged there of a stage's outputs, so that it runs again.
@@ -73,7 +73,8 @@ class Retraining(DataSteps):
         Returns:
             Whether there was any.
         """
-        found = find_damaged(self.site.cache, self.locked_outs(stage))
+        stages = yaml_file(self.tree / "dvc.lock").get("stages") or {}
+        found = find_damaged(self.site.cache, (stages.get(stage) or {}).get("outs") or [])
         set_aside(found, self.tree, self.site.folder / "damaged")
         return bool(found)
 
