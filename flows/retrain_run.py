@@ -5,20 +5,32 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from components.errors import RepositoryError
+from flows.commits import is_ancestor
 from flows.flow_errors import FlowError, StageFailed
 from flows.progress import OnLine, Work
-from flows.retrain_site import Site, clear, drop_record, open_site, read_record, write_record
+from flows.retrain_site import (
+    Site,
+    clear,
+    drop_record,
+    open_site,
+    read_record,
+    write_record,
+)
 from flows.retrain_steps import Retraining, at_work
 from flows.workspace_lock import lock_file
 from tasks.layout import STAGES
-from tasks.model_registry import Registry, Version
+from tasks.model_registry import PRODUCTION, Registry, Version
+from tasks.repository import git
 
 Promote = Literal["automatic", "review"]
+# Steps that wait for others: they may fail again and again, and then succeed.
+_SENDING = ("push",)
 
 
 class Steps(Protocol):
@@ -69,17 +81,17 @@ def retrain_here(
     site = open_site(root)
     clear(site)
     steps.begin(site)
-    mode = promote or site.params.retrain.promote
-    decided = read_record(root, "decided")
+    decided = _decided(root)
     finished = _finish(site, steps, decided) if decided else None
     if finished is not None:
         site = open_site(root)
+    mode = promote or site.params.retrain.promote
     inputs = site.inputs()
     champion = Registry(root).in_stage()
     last = None if force else _last(site, inputs, champion, promote)
     if last is not None and not site.has_imports():
         return finished or _nothing(steps, last)
-    with at_work(site, site.start) as work:
+    with at_work(site) as work:
         if site.needs_merge:
             steps.do("merge", lambda on_line: _merge_head(work))
         steps.do("data", lambda on_line: _data(work, inputs["batches"], on_line))
@@ -210,31 +222,52 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
     return result
 
 
+def _decided(root: Path) -> dict[str, Any]:
+    """What a run that was killed had decided; what does not hold any more is forgotten."""
+    record = read_record(root, "decided")
+    if record and not _holds(root, record):
+        drop_record(root, "decided")
+        return {}
+    return record
+
+
+def _holds(root: Path, record: dict[str, Any]) -> bool:
+    commit = record.get("commit", "")
+    with suppress(RepositoryError):
+        git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+        registry = Registry(root)
+        # One that was in production and is no more has been taken out of it by somebody.
+        was = any(e.stage == PRODUCTION and e.commit == commit for e in registry.events)
+        return "head" in record and (not was or registry.stages().get(PRODUCTION) == commit)
+    return False
+
+
 def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] | None:
     """Finish what a run that was killed had decided, unless that does not hold any more."""
-    champion = Registry(site.root).in_stage()
-    names = {champion.name if champion else ""}
+    commit, champion = record["commit"], Registry(site.root).in_stage()
+    same = champion is not None and champion.commit == commit
     try:
+        if not same and record["champion"] != (champion.name if champion else ""):
+            raise FlowError("the champion is another one now")
+        held = site.tip is not None and is_ancestor(site.root, commit, site.tip)
+        if site.tip != record["tip"] and not held:
+            raise FlowError("the branch has gone elsewhere")
         # As it was decided: neither data nor commits that have come since are part of it.
-        own_site = replace(site, head=record["head"], start=record["commit"])
-        with at_work(own_site, own_site.start) as work:
-            latest = Registry(site.root).versions()
-            own = [v.name for v in latest if v.commit == record["commit"]]
-            if record["champion"] not in names and not names & set(own):
-                raise FlowError("the champion is another one now")
+        with at_work(replace(site, head=record["head"], start=commit)) as work:
 
             def restore(on_line: OnLine) -> tuple[str, str]:
                 work.restore(on_line)
-                return "done", record["commit"][:8]
+                return "done", commit[:8]
 
             steps.do("finish", restore)
             return _conclude(work, steps, record)
-    except StageFailed:
+    except StageFailed as error:
         # It must not stop every run to come: the next one does all again, mostly from caches.
-        drop_record(site.root, "decided")
+        if error.stage not in _SENDING:
+            drop_record(site.root, "decided")
         raise
-    except (FlowError, RepositoryError, KeyError):
-        # Its commit is gone, or judged against another champion: everything is done again.
+    except (FlowError, RepositoryError):
+        # Judged against another champion, or on another branch: everything is done again.
         drop_record(site.root, "decided")
         return None
 

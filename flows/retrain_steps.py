@@ -217,9 +217,10 @@ class Retraining(DataSteps):
 
 
 @contextmanager
-def at_work(site: Site, commit: str) -> Iterator[Retraining]:
+def at_work(site: Site) -> Iterator[Retraining]:
     """A worktree for a retraining; what it found about data and model is kept in `last/`."""
-    with worktree(site.root, site.tree, commit, site.cache, site.links(), site.resume) as place:
+    commit, links = site.start, site.links()
+    with worktree(site.root, site.tree, commit, site.cache, links, site.resume) as place:
         tree, lock = place
         if os.environ.get("WANDB_MODE") != "disabled":
             # Runs are published from where the user's are.

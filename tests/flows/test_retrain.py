@@ -182,6 +182,28 @@ def test_data_that_is_recorded_since_stays_as_it_is(toy: RetrainToy) -> None:
     assert retrained(toy)[0]["outcome"] == "nothing new"
 
 
+class Killed(BaseException):
+    """Stands for KILL."""
+
+
+@pytest.mark.slow
+def test_what_was_taken_out_of_production_does_not_return(
+    toy: RetrainToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(root: Path, name: str) -> None:
+        raise Killed
+
+    toy.commit("0.7")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("flows.retrain_run.drop_record", killed)
+        retrained(toy)
+    assert production(toy) == "v1.1.0"
+    Registry(toy.root).rollback()
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], production(toy)) == ("nothing new", "v1.0.0")
+    assert "finish" not in outcomes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("relative", [False, True])
 def test_imported_data_is_as_at_its_source(toy: RetrainToy, tmp_path: Path, relative: bool) -> None:
