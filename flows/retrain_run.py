@@ -201,11 +201,13 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
 
     def register(on_line: OnLine) -> tuple[str, str]:
         work.move_branch(commit, record["tip"])
-        version.append(registry.register(reason=record["summary"]))
+        now = work.registry(["register", f"--reason={record['summary']}"], on_line)
+        version.extend(v for v in now.versions() if v.commit == commit)
         return "done", f"{version[0].name}: {commit[:8]}"
 
     def promote(on_line: OnLine) -> tuple[str, str]:
-        before = registry.promote(version[0].name, reason=record["summary"])
+        before = registry.in_stage()
+        work.registry(["promote", version[0].name, f"--reason={record['summary']}"], on_line)
         return "done", f"{version[0].name}, was {before.name if before else 'none'}"
 
     if registry.has_remote():

@@ -109,7 +109,7 @@ class Retraining(DataSteps):
             if found and registry.has_remote():
                 # The remote's comes instead; ours, should that be no better, is not lost.
                 set_aside(found, self.tree / ".dvc" / "tmp", self.site.folder / "damaged")
-            registry.fetch(champion.commit, target)
+            self.registry(["fetch", champion.name, str(target)], on_line)
             words.append(str(target))
         said: list[str] = []
 
@@ -170,6 +170,19 @@ class Retraining(DataSteps):
             FlowError: it cannot be sent.
         """
         self.dvc(["push"], on_line, RETRY_SECONDS)
+
+    def registry(self, words: list[str], on_line: OnLine) -> Registry:
+        """Have `python -m tasks.registry` do something; gives the registry as it is then.
+
+        A command, not a call: DVC's remote may hang, and no child of it must outlive the step.
+
+        Raises:
+            FlowError: it could not be done.
+        """
+        status, output = self.python(["tasks.registry", *words], on_line)
+        if status != 0:
+            raise FlowError(output.reason(status))
+        return Registry(self.tree)
 
     def move_branch(self, commit: str, tip: str | None) -> None:
         """Let the branch show a commit.

@@ -10,7 +10,18 @@ from components.settings import Settings
 
 # Steps that work for long, or wait for others; sending to W&B has `publish_seconds`.
 LimitedStep = Literal[
-    "data", "validate", "preprocess", "train", "evaluate", "export", "report", "gate", "push"
+    "finish",
+    "data",
+    "validate",
+    "preprocess",
+    "train",
+    "evaluate",
+    "export",
+    "report",
+    "gate",
+    "push",
+    "register",
+    "promote",
 ]
 
 

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -18,9 +19,13 @@ from retrain_repository import PlainSteps, RetrainToy, make_retrain_toy, retrain
 
 from components.errors import RepositoryError, TimmflowError
 from flows.cache_check import find_damaged
+from flows.dvc_stage import deadline
 from flows.flow_errors import FlowError, StageFailed
 from flows.retrain_run import locked, retrain_here
+from flows.retrain_site import open_site
+from flows.retrain_steps import Retraining
 from tasks.model_registry import Registry
+from tasks.retrain_settings import RetrainSettings
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +155,23 @@ def test_a_remote_that_stays_away(toy: RetrainToy) -> None:
             retrain_here(toy.root, one, False, None, False)
     assert [name for name, *_ in steps[1].rows] == ["finish"]
     assert (toy.root / ".dvc/tmp/retrain/decided.json").exists()  # and the next goes on, too
+
+
+@pytest.mark.parametrize("words", [["register"], ["fetch", "v1.0.0", "champion"]])
+def test_a_remote_that_hangs(toy: RetrainToy, words: list[str]) -> None:
+    RetrainSettings(timeouts=dict.fromkeys(("finish", "gate", "register", "promote"), 0.1))
+    toy.git("checkout", "-q", "-b", "here", "retrain")
+    toy.git("commit", "-q", "--allow-empty", "-m", "no version yet")
+    work = Retraining(open_site(toy.root), toy.root, {})
+    (toy.root / "dvc.py").write_text("import time; time.sleep(300)")
+    limit = deadline.set(time.monotonic() + 5)
+    try:
+        with pytest.raises(FlowError, match="ended by the limit of its step"):
+            work.registry(words, print)
+    finally:
+        deadline.reset(limit)
+    assert toy.processes() == []
+    assert [version.name for version in Registry(toy.root).versions()] == ["v1.0.0"]
 
 
 def test_a_flipped_bit_without_a_remote_is_refused(toy: RetrainToy) -> None:
