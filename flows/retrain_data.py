@@ -6,7 +6,6 @@ Each does its work with commands that cannot outlive it, and can be done again b
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from components.errors import DataError
 from components.files import read_json
 from flows.cache_check import find_damaged, set_aside
 from flows.commits import lock_outs, pointer_outs
-from flows.dvc_stage import StageOutput, run_guarded
+from flows.dvc_stage import StageOutput, run_again, run_guarded
 from flows.flow_errors import FlowError, masked
 from flows.progress import OnLine
 from flows.retrain_site import Site
@@ -180,20 +179,8 @@ class DataSteps:
         Raises:
             FlowError: it failed each time.
         """
-        for wait in (*waits, None):
-            output = StageOutput(words[0])
-
-            def heard(line: str, output: StageOutput = output) -> None:
-                output.add(line)
-                on_line(line)
-
-            status = run_guarded(dvc_command(*words), self.tree, on_line=heard, **self.options)
-            if status == 0:
-                return
-            if wait is None:
-                raise FlowError(f"dvc {words[0]}: {output.reason(status)}")
-            on_line(f"dvc {words[0]} failed; again in {wait:g} s")
-            time.sleep(wait)
+        command = dvc_command(*words)
+        run_again(command, f"dvc {words[0]}", self.tree, on_line, waits, self.options)
 
 
 def _refusal(report: dict[str, Any]) -> str:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from components.errors import RepositoryError
-from flows.commits import is_ancestor
+from flows.commits import is_ancestor, ref
 from flows.flow_errors import FlowError, StageFailed
+from flows.git_remote import fetch, withdraw
 from flows.progress import OnLine, Work
+from flows.retrain_data import RETRY_SECONDS
 from flows.retrain_site import (
     Site,
     clear,
@@ -30,14 +32,14 @@ from tasks.repository import git
 
 Promote = Literal["automatic", "review"]
 # Steps that wait for others: they may fail again and again, and then succeed.
-_SENDING = ("push",)
+_SENDING = ("push", "share")
 
 
 class Steps(Protocol):
     """Runs steps one after the other, and tells of them."""
 
     def begin(self, site: Site) -> None:
-        """Told once, before the first step."""
+        """Told before the first step, and again when more has been fetched."""
 
     def do(self, name: str, work: Work) -> None:
         """Do a step; `work` gives its outcome and headline. What it raises ends all."""
@@ -58,14 +60,16 @@ def locked(root: Path) -> Any:
 def last_if_nothing_new(root: Path, promote: Promote | None) -> dict[str, Any] | None:
     """How the last retraining ended, if nothing is new since; a look that takes a second.
 
-    Call with the lock held: what a killed one has left is removed, in any case.
+    Call with the lock held: what a killed one has left is removed, in any case. Whether something
+    is new elsewhere (imported data, a git remote) is not looked at: None.
 
     Raises:
         TimmflowError: the repository cannot be retrained.
     """
     site = open_site(root)
     clear(site)
-    if read_record(root, "decided") or site.has_imports():
+    elsewhere = site.has_imports() or site.params.retrain.git_remote
+    if read_record(root, "decided") or elsewhere:
         return None
     return _last(site, site.inputs(), Registry(root).in_stage(), promote)
 
@@ -82,6 +86,10 @@ def retrain_here(
     clear(site)
     steps.begin(site)
     decided = _decided(root)
+    if site.params.retrain.git_remote:
+        steps.do("fetch", lambda on_line: _fetch(site, decided, on_line))
+        site = open_site(root)
+        steps.begin(site)
     finished = _finish(site, steps, decided) if decided else None
     if finished is not None:
         site = open_site(root)
@@ -210,6 +218,17 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
         work.registry(["promote", version[0].name, f"--reason={record['summary']}"], on_line)
         return "done", f"{version[0].name}, was {before.name if before else 'none'}"
 
+    def share(on_line: OnLine) -> tuple[str, str]:
+        try:
+            work.share(on_line)
+        except FlowError as error:
+            withdraw(site, record)
+            raise FlowError(
+                f"{error}\n{version[0].name} is not registered: the next run tries again, and "
+                "begins with what another machine may have sent first"
+            ) from None
+        return "done", f"{version[0].name}, to {site.params.retrain.git_remote}"
+
     if registry.has_remote():
         steps.do("push", push)
     steps.do("register", register)
@@ -219,6 +238,8 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
         steps.do("promote", promote)
         outcome = "promoted"
         record = {**record, "champion": name}
+    if site.params.retrain.git_remote:
+        steps.do("share", share)
     result = _over(site, record, outcome, f"{name}: {record['summary']}", name)
     drop_record(site.root, "decided")
     return result
@@ -242,6 +263,14 @@ def _holds(root: Path, record: dict[str, Any]) -> bool:
         was = any(e.stage == PRODUCTION and e.commit == commit for e in registry.events)
         return "head" in record and (not was or registry.stages().get(PRODUCTION) == commit)
     return False
+
+
+def _fetch(site: Site, decided: dict[str, Any], on_line: OnLine) -> tuple[str, str]:
+    if decided:
+        withdraw(site, decided)
+        site = replace(site, tip=ref(site.root, site.branch))
+    fetch(site, on_line, RETRY_SECONDS)
+    return "done", f"from {site.params.retrain.git_remote}"
 
 
 def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] | None:

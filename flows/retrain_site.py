@@ -40,7 +40,8 @@ class Site:
 
     Args:
         root: the user's repository.
-        head: the commit that is checked out there: whose code and parameters count.
+        head: the commit that is checked out there, or has followed it at `retrain.git_remote`:
+            whose code and parameters count.
         tip: the last commit of the branch of retraining; None: there is none yet.
         start: what the new work begins with: that of the two that holds the other, or else the tip,
             into which the head has to be merged.
@@ -183,7 +184,7 @@ def open_site(root: Path) -> Site:
         FlowError: it is no repository in which retraining can commit, with what has to change.
         ParamsError: the committed parameters are faulty.
     """
-    head = head_commit(root)
+    head = _newest_head(root)
     try:
         git(root, "var", "GIT_COMMITTER_IDENT")
     except RepositoryError:
@@ -263,6 +264,17 @@ def fingerprint(path: Path) -> str:
             about = file.stat()
             known.append([str(file.relative_to(path)), about.st_size, about.st_mtime_ns])
     return hash_of(known)
+
+
+def _newest_head(root: Path) -> str:
+    """The commit that is checked out; where its branch has gone on at the git remote, that one."""
+    head = head_commit(root)
+    remote = _params(root, head).retrain.git_remote
+    branch = git(root, "rev-parse", "--symbolic-full-name", "HEAD")
+    if remote is None or branch == "HEAD":  # which no branch has
+        return head
+    theirs = ref(root, f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
+    return theirs if theirs and is_ancestor(root, head, theirs) else head
 
 
 def _incoming(root: Path, params: Params) -> Path:

@@ -18,9 +18,10 @@ from pathlib import Path
 from components.errors import RepositoryError
 from components.files import write_json
 from flows.cache_check import find_damaged, set_aside
-from flows.commits import at, is_ancestor, small_outputs
+from flows.commits import at, is_ancestor, ref, small_outputs
 from flows.dvc_stage import run_guarded
 from flows.flow_errors import FlowError
+from flows.git_remote import share
 from flows.progress import OnLine
 from flows.retrain_data import RETRY_SECONDS, DataSteps, yaml_file
 from flows.retrain_site import Site, drop_record
@@ -191,7 +192,7 @@ class Retraining(DataSteps):
             FlowError: somebody else has moved it, away from `tip`.
         """
         branch = self.site.branch
-        now = git(self.site.root, "for-each-ref", "--format=%(objectname)", branch)
+        now = ref(self.site.root, branch)
         if now and is_ancestor(self.site.root, commit, now):
             return
         try:
@@ -202,6 +203,14 @@ class Retraining(DataSteps):
                 f"branch {self.site.params.retrain.branch} has been changed meanwhile; run this "
                 "again"
             ) from None
+
+    def share(self, on_line: OnLine) -> None:
+        """Send branch and tags to the git remote.
+
+        Raises:
+            FlowError: it does not take them; `withdraw` then takes the version back.
+        """
+        share(self.site, self.options, on_line, RETRY_SECONDS)
 
     def publish(self, on_line: OnLine) -> str:
         """Send the runs to W&B, within the time set.

@@ -10,6 +10,7 @@ from components.settings import Settings
 
 # Steps that work for long, or wait for others; sending to W&B has `publish_seconds`.
 LimitedStep = Literal[
+    "fetch",
     "finish",
     "data",
     "validate",
@@ -22,6 +23,7 @@ LimitedStep = Literal[
     "push",
     "register",
     "promote",
+    "share",
 ]
 
 
@@ -37,6 +39,12 @@ class RetrainSettings(Settings):
         "retrain",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9/_-]*$",
         description="git branch for its commits; none that is checked out",
+    )
+    git_remote: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the git remote by which several machines retrain one model, such as "
+        "origin: what the others have done is fetched first, and commits and tags are pushed to it",
     )
     incoming: str = Field(
         "data/incoming", min_length=1, description="folder of new batches, a folder each"
