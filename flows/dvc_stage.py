@@ -191,11 +191,54 @@ def run_guarded(
     return status
 
 
-class StageOutput:
-    """Reads the outcome, and the reason of a failure, from the lines DVC and the stage print."""
+def run_again(
+    command: Sequence[str],
+    what: str,
+    root: Path,
+    on_line: Callable[[str], None],
+    waits: Sequence[float],
+    options: Mapping[str, Any],
+) -> None:
+    """Run a command as `run_guarded` does, again after each of some waits until it succeeds.
 
-    def __init__(self, stage: str) -> None:
+    Args:
+        command: program and arguments.
+        what: it is, such as `git push`.
+        root: its working directory.
+        on_line: as of `run_stage`.
+        waits: seconds.
+        options: `env`, `lock` and `stopped`, as of `run_stage`.
+
+    Raises:
+        FlowError: it failed each time.
+    """
+    for wait in (*waits, None):
+        output = StageOutput(what, program=what.partition(" ")[0])
+
+        def heard(line: str, output: StageOutput = output) -> None:
+            output.add(line)
+            on_line(line)
+
+        status = run_guarded(command, root, on_line=heard, **options)
+        if status == 0:
+            return
+        if wait is None:
+            raise FlowError(f"{what}: {output.reason(status)}")
+        on_line(f"{what} failed; again in {wait:g} s")
+        time.sleep(wait)
+
+
+class StageOutput:
+    """Reads the outcome, and the reason of a failure, from the lines DVC and the stage print.
+
+    Args:
+        stage: its name, or that of another command, such as `git push`.
+        program: that runs it.
+    """
+
+    def __init__(self, stage: str, program: str = "dvc") -> None:
         self.stage = stage
+        self._program = program
         # DVC says "didn't change" for a stage and is silent about some that never run (frozen).
         self.outcome: Outcome = "skipped"
         self._last: deque[str] = deque(maxlen=NUM_LAST_LINES)
@@ -233,4 +276,4 @@ class StageOutput:
         if self._dvc_error:
             return "\n".join(self._dvc_error).removeprefix("ERROR: ")
         said = "".join(f"\n  {line}" for line in self._last)
-        return f"dvc ended with status {status}" + (f":{said}" if said else "")
+        return f"{self._program} ended with status {status}" + (f":{said}" if said else "")

@@ -46,8 +46,11 @@ class TaskSteps:
         self._artifacts: Artifacts | None = None
 
     def begin(self, site: Site) -> None:
-        """Take the limits of its parameters."""
-        self._artifacts = Artifacts(site)
+        """Take the limits of its parameters, and what there is before the work."""
+        if self._artifacts is None:
+            self._artifacts = Artifacts(site)
+        else:
+            self._artifacts.begin(site)
         self._minutes = {str(step): limit for step, limit in site.params.retrain.timeouts.items()}
 
     def do(self, name: str, work: Work) -> None:

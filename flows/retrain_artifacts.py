@@ -47,10 +47,13 @@ class Artifacts:
     """
 
     def __init__(self, site: Site) -> None:
-        self._site = site
-        champion = Registry(site.root).in_stage()
-        self._champion = champion
         self._progress: UUID | None = None
+        self.begin(site)
+
+    def begin(self, site: Site) -> None:
+        """Take what there is before the work; again, where more has been fetched since."""
+        self._site = site
+        self._champion = Registry(site.root).in_stage()
 
     def step(self, num_done: int) -> None:
         """A step is over."""

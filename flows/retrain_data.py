@@ -6,11 +6,10 @@ Each does its work with commands that cannot outlive it, and can be done again b
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,10 +17,11 @@ import yaml
 from components.errors import DataError
 from components.files import read_json
 from flows.cache_check import find_damaged, set_aside
-from flows.dvc_stage import StageOutput, run_guarded
+from flows.commits import lock_outs, pointer_outs
+from flows.dvc_stage import StageOutput, run_again, run_guarded
 from flows.flow_errors import FlowError, masked
 from flows.progress import OnLine
-from flows.retrain_site import Site, outputs
+from flows.retrain_site import Site
 from flows.sweep_trial import hash_of
 from tasks.layout import Layout
 from tasks.model_registry import Registry
@@ -88,20 +88,14 @@ class DataSteps:
 
     def _outs(self, pointers: list[str]) -> list[dict[str, Any]]:
         """The outputs that `.dvc` files name, and the data, where a stage makes it."""
-        outs = []
+        outs: list[dict[str, Any]] = []
         for pointer in pointers:
-            folder = PurePosixPath(pointer).parent
-            for out in yaml_file(self.tree / pointer).get("outs") or []:
-                outs.append({**out, "path": (folder / out["path"]).as_posix()})
-        if self.site.pointer() == "dvc.lock":
-            outs += [o for o in self.locked_outs() if o["path"] == self.site.params.base.data]
-        return outs
+            outs += pointer_outs(pointer, yaml_file(self.tree / pointer))
+        return outs + (self._made_data() if self.site.pointer() == "dvc.lock" else [])
 
-    def locked_outs(self, stage: str | None = None) -> list[dict[str, Any]]:
-        """The outputs in `dvc.lock`: of a stage, or of all."""
-        stages = yaml_file(self.tree / "dvc.lock").get("stages") or {}
-        chosen = stages.values() if stage is None else [stages.get(stage) or {}]
-        return [out for entry in chosen for out in entry.get("outs") or []]
+    def _made_data(self) -> list[dict[str, Any]]:
+        """The output of a stage that is the data, or that it lies in."""
+        return list(filter(self.site.holds_data, lock_outs(yaml_file(self.tree / "dvc.lock"))))
 
     def merge_batches(self, batches: dict[str, str], on_line: OnLine) -> None:
         """Offer each batch to the data; a refused one stays where it is, and the others go on.
@@ -124,7 +118,7 @@ class DataSteps:
             )
         layout = Layout(self.tree)
         facts = layout.facts.relative_to(self.tree).as_posix()
-        if facts in outputs(yaml_file(self.tree / "dvc.lock")):
+        if any(out["path"] == facts for out in lock_outs(yaml_file(self.tree / "dvc.lock"))):
             # With it only new images are decoded; without, all.
             run_guarded(
                 dvc_command("checkout", "--quiet", facts),
@@ -154,7 +148,7 @@ class DataSteps:
             return ""
         if pointer != "dvc.lock":
             return hash_of(yaml_file(self.tree / pointer).get("outs"))
-        return hash_of([o for o in self.locked_outs() if o["path"] == self.site.params.base.data])
+        return hash_of(self._made_data())
 
     def restore(self, on_line: OnLine) -> None:
         """Have here all that `dvc.lock` and the `.dvc` files name."""
@@ -185,20 +179,8 @@ class DataSteps:
         Raises:
             FlowError: it failed each time.
         """
-        for wait in (*waits, None):
-            output = StageOutput(words[0])
-
-            def heard(line: str, output: StageOutput = output) -> None:
-                output.add(line)
-                on_line(line)
-
-            status = run_guarded(dvc_command(*words), self.tree, on_line=heard, **self.options)
-            if status == 0:
-                return
-            if wait is None:
-                raise FlowError(f"dvc {words[0]}: {output.reason(status)}")
-            on_line(f"dvc {words[0]} failed; again in {wait:g} s")
-            time.sleep(wait)
+        command = dvc_command(*words)
+        run_again(command, f"dvc {words[0]}", self.tree, on_line, waits, self.options)
 
 
 def _refusal(report: dict[str, Any]) -> str:

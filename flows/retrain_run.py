@@ -5,26 +5,41 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from components.errors import RepositoryError
+from flows.commits import is_ancestor, ref
 from flows.flow_errors import FlowError, StageFailed
+from flows.git_remote import fetch, withdraw
 from flows.progress import OnLine, Work
-from flows.retrain_site import Site, clear, drop_record, open_site, read_record, write_record
+from flows.retrain_data import RETRY_SECONDS
+from flows.retrain_site import (
+    Site,
+    clear,
+    drop_record,
+    open_site,
+    read_record,
+    write_record,
+)
 from flows.retrain_steps import Retraining, at_work
 from flows.workspace_lock import lock_file
 from tasks.layout import STAGES
-from tasks.model_registry import Registry, Version
+from tasks.model_registry import PRODUCTION, Registry, Version
+from tasks.repository import git
 
 Promote = Literal["automatic", "review"]
+# Steps that wait for others: they may fail again and again, and then succeed.
+_SENDING = ("push", "share")
 
 
 class Steps(Protocol):
     """Runs steps one after the other, and tells of them."""
 
     def begin(self, site: Site) -> None:
-        """Told once, before the first step."""
+        """Told before the first step, and again when more has been fetched."""
 
     def do(self, name: str, work: Work) -> None:
         """Do a step; `work` gives its outcome and headline. What it raises ends all."""
@@ -45,14 +60,16 @@ def locked(root: Path) -> Any:
 def last_if_nothing_new(root: Path, promote: Promote | None) -> dict[str, Any] | None:
     """How the last retraining ended, if nothing is new since; a look that takes a second.
 
-    Call with the lock held: what a killed one has left is removed, in any case.
+    Call with the lock held: what a killed one has left is removed, in any case. Whether something
+    is new elsewhere (imported data, a git remote) is not looked at: None.
 
     Raises:
         TimmflowError: the repository cannot be retrained.
     """
     site = open_site(root)
     clear(site)
-    if read_record(root, "decided") or site.has_imports():
+    elsewhere = site.has_imports() or site.params.retrain.git_remote
+    if read_record(root, "decided") or elsewhere:
         return None
     return _last(site, site.inputs(), Registry(root).in_stage(), promote)
 
@@ -68,17 +85,21 @@ def retrain_here(
     site = open_site(root)
     clear(site)
     steps.begin(site)
-    mode = promote or site.params.retrain.promote
-    decided = read_record(root, "decided")
+    decided = _decided(root)
+    if site.params.retrain.git_remote:
+        steps.do("fetch", lambda on_line: _fetch(site, decided, on_line))
+        site = open_site(root)
+        steps.begin(site)
     finished = _finish(site, steps, decided) if decided else None
     if finished is not None:
         site = open_site(root)
+    mode = promote or site.params.retrain.promote
     inputs = site.inputs()
     champion = Registry(root).in_stage()
     last = None if force else _last(site, inputs, champion, promote)
     if last is not None and not site.has_imports():
         return finished or _nothing(steps, last)
-    with at_work(site, site.start) as work:
+    with at_work(site) as work:
         if site.needs_merge:
             steps.do("merge", lambda on_line: _merge_head(work))
         steps.do("data", lambda on_line: _data(work, inputs["batches"], on_line))
@@ -139,6 +160,7 @@ def _judge(
     registry = Registry(work.tree)
     record: dict[str, Any] = {
         "champion": champion.name if champion else "",
+        "head": site.head,
         "tip": site.tip,
         "inputs": inputs,
         "mode": mode,
@@ -187,12 +209,25 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
 
     def register(on_line: OnLine) -> tuple[str, str]:
         work.move_branch(commit, record["tip"])
-        version.append(registry.register(reason=record["summary"]))
+        now = work.registry(["register", f"--reason={record['summary']}"], on_line)
+        version.extend(v for v in now.versions() if v.commit == commit)
         return "done", f"{version[0].name}: {commit[:8]}"
 
     def promote(on_line: OnLine) -> tuple[str, str]:
-        before = registry.promote(version[0].name, reason=record["summary"])
+        before = registry.in_stage()
+        work.registry(["promote", version[0].name, f"--reason={record['summary']}"], on_line)
         return "done", f"{version[0].name}, was {before.name if before else 'none'}"
+
+    def share(on_line: OnLine) -> tuple[str, str]:
+        try:
+            work.share(on_line)
+        except FlowError as error:
+            withdraw(site, record)
+            raise FlowError(
+                f"{error}\n{version[0].name} is not registered: the next run tries again, and "
+                "begins with what another machine may have sent first"
+            ) from None
+        return "done", f"{version[0].name}, to {site.params.retrain.git_remote}"
 
     if registry.has_remote():
         steps.do("push", push)
@@ -203,34 +238,67 @@ def _conclude(work: Retraining, steps: Steps, record: dict[str, Any]) -> dict[st
         steps.do("promote", promote)
         outcome = "promoted"
         record = {**record, "champion": name}
+    if site.params.retrain.git_remote:
+        steps.do("share", share)
     result = _over(site, record, outcome, f"{name}: {record['summary']}", name)
     drop_record(site.root, "decided")
     return result
 
 
+def _decided(root: Path) -> dict[str, Any]:
+    """What a run that was killed had decided; what does not hold any more is forgotten."""
+    record = read_record(root, "decided")
+    if record and not _holds(root, record):
+        drop_record(root, "decided")
+        return {}
+    return record
+
+
+def _holds(root: Path, record: dict[str, Any]) -> bool:
+    commit = record.get("commit", "")
+    with suppress(RepositoryError):
+        git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+        registry = Registry(root)
+        # One that was in production and is no more has been taken out of it by somebody.
+        was = any(e.stage == PRODUCTION and e.commit == commit for e in registry.events)
+        return "head" in record and (not was or registry.stages().get(PRODUCTION) == commit)
+    return False
+
+
+def _fetch(site: Site, decided: dict[str, Any], on_line: OnLine) -> tuple[str, str]:
+    if decided:
+        withdraw(site, decided)
+        site = replace(site, tip=ref(site.root, site.branch))
+    fetch(site, on_line, RETRY_SECONDS)
+    return "done", f"from {site.params.retrain.git_remote}"
+
+
 def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] | None:
     """Finish what a run that was killed had decided, unless that does not hold any more."""
-    champion = Registry(site.root).in_stage()
-    names = {champion.name if champion else ""}
+    commit, champion = record["commit"], Registry(site.root).in_stage()
+    same = champion is not None and champion.commit == commit
     try:
-        with at_work(site, record["commit"]) as work:
-            latest = Registry(site.root).versions()
-            own = [v.name for v in latest if v.commit == record["commit"]]
-            if record["champion"] not in names and not names & set(own):
-                raise FlowError("the champion is another one now")
+        if not same and record["champion"] != (champion.name if champion else ""):
+            raise FlowError("the champion is another one now")
+        held = site.tip is not None and is_ancestor(site.root, commit, site.tip)
+        if site.tip != record["tip"] and not held:
+            raise FlowError("the branch has gone elsewhere")
+        # As it was decided: neither data nor commits that have come since are part of it.
+        with at_work(replace(site, head=record["head"], start=commit)) as work:
 
             def restore(on_line: OnLine) -> tuple[str, str]:
                 work.restore(on_line)
-                return "done", record["commit"][:8]
+                return "done", commit[:8]
 
             steps.do("finish", restore)
             return _conclude(work, steps, record)
-    except StageFailed:
+    except StageFailed as error:
         # It must not stop every run to come: the next one does all again, mostly from caches.
-        drop_record(site.root, "decided")
+        if error.stage not in _SENDING:
+            drop_record(site.root, "decided")
         raise
-    except (FlowError, RepositoryError, KeyError):
-        # Its commit is gone, or judged against another champion: everything is done again.
+    except (FlowError, RepositoryError):
+        # Judged against another champion, or on another branch: everything is done again.
         drop_record(site.root, "decided")
         return None
 

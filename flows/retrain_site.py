@@ -8,17 +8,18 @@ what another, which was killed, had begun. Either may be lost; then work is done
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
-
-import yaml
 
 from components.errors import DataError, RepositoryError
 from components.files import read_json, write_json
+from flows.commits import at, files, from_root, is_ancestor, lock_outs, pointer_outs, ref
 from flows.flow_errors import FlowError
 from flows.sweep_trial import code_files, hash_of
 from flows.worktree import cache_dir, head_commit, remove_left_over
@@ -39,11 +40,12 @@ class Site:
 
     Args:
         root: the user's repository.
-        head: the commit that is checked out there: whose code and parameters count.
+        head: the commit that is checked out there, or has followed it at `retrain.git_remote`:
+            whose code and parameters count.
         tip: the last commit of the branch of retraining; None: there is none yet.
         start: what the new work begins with: that of the two that holds the other, or else the tip,
             into which the head has to be merged.
-        params: those of `start`.
+        params: those of `head`.
         cache: DVC's.
     """
 
@@ -92,28 +94,63 @@ class Site:
         """What the stages read and git and DVC do not carry."""
         data = [] if self.pointer() is not None else [self.params.base.data]
         pretrained = self.params.train.pretrained
-        return data + ([pretrained] if isinstance(pretrained, str) else [])
+        return data + ([pretrained] if isinstance(pretrained, str) else []) + self._sources()
+
+    def _sources(self) -> list[str]:
+        """Where imported data comes from, if it lies beside the repository."""
+        found = []
+        for name, content in self._pointers.items():
+            paths = (dep["path"] for dep in content.get("deps") or [] if "repo" not in dep)
+            found += [from_root(name, content, path) for path in paths]
+        return [path for path in found if path.startswith("../")]
 
     def pointer(self) -> str | None:
-        """What records the data for DVC: its `.dvc` file, or `dvc.lock`; None: nothing does."""
-        data = Path(self.params.base.data)
-        if data.is_absolute() or ".." in data.parts:
-            return None
-        files = set(git(self.root, "ls-tree", "-r", "--name-only", self.start).splitlines())
-        for folder in (data, *data.parents[:-1]):
-            name = folder.with_name(f"{folder.name}.dvc").as_posix()
-            if name in files:
+        """What records the data for DVC: a `.dvc` file, or `dvc.lock`; None: nothing does."""
+        for name, content in self._pointers.items():
+            if any(self.holds_data(out) for out in pointer_outs(name, content)):
                 return name
-        lock = at(self.root, self.start, "dvc.lock") if "dvc.lock" in files else {}
-        return "dvc.lock" if data.as_posix() in outputs(lock) else None
+        commit = self._files.get("dvc.lock")
+        lock = at(self.root, commit, "dvc.lock") if commit else {}
+        return "dvc.lock" if any(map(self.holds_data, lock_outs(lock))) else None
+
+    def holds_data(self, out: Mapping[str, Any]) -> bool:
+        """Whether an output is the data, or a folder that it lies in."""
+        data = PurePosixPath(self.params.base.data)
+        inside = not data.is_absolute() and ".." not in data.parts
+        return inside and data.is_relative_to(out["path"])
 
     def has_imports(self) -> bool:
         """Whether data is imported, so that only a look at its source tells if it is new."""
-        names = git(self.root, "ls-tree", "-r", "--name-only", self.start).splitlines()
-        return any(
-            name.endswith(".dvc") and bool(at(self.root, self.start, name).get("deps"))
-            for name in names
-        )
+        return any(content.get("deps") for content in self._pointers.values())
+
+    @cached_property
+    def _pointers(self) -> dict[str, dict[str, Any]]:
+        """The `.dvc` files, by name."""
+        return {
+            name: at(self.root, commit, name)
+            for name, commit in self._files.items()
+            if name.endswith(".dvc")
+        }
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """The files that the work has to do with, each with the commit that has it.
+
+        What has yet to be merged counts: data that only the head records must not be linked to.
+        """
+        ours = files(self.root, self.start)
+        if not self.needs_merge:
+            return dict.fromkeys(ours, self.start)
+        theirs, base = files(self.root, self.head), dict[str, str]()
+        with suppress(RepositoryError):  # unrelated: merging will say so
+            base = files(self.root, git(self.root, "merge-base", self.start, self.head))
+        found = {}
+        for path in sorted(ours.keys() | theirs.keys()):
+            # What the branch has left as it was, or away, is as the head has it.
+            left = ours.get(path) == base.get(path)
+            if path in (theirs if left else ours):
+                found[path] = self.head if left else self.start
+        return found
 
     def inputs(self) -> dict[str, Any]:
         """What is not in commits: batches, and data and weights that only lie here."""
@@ -147,14 +184,15 @@ def open_site(root: Path) -> Site:
         FlowError: it is no repository in which retraining can commit, with what has to change.
         ParamsError: the committed parameters are faulty.
     """
-    head = head_commit(root)
+    head = _newest_head(root)
     try:
         git(root, "var", "GIT_COMMITTER_IDENT")
     except RepositoryError:
         raise FlowError(
             f"{root}: git does not know who commits: git config user.name NAME and user.email MAIL"
         ) from None
-    branch = _params(root, head).retrain.branch
+    params = _params(root, head)
+    branch = params.retrain.branch
     for block in git(root, "worktree", "list", "--porcelain").split("\n\n"):
         lines = block.splitlines()
         if f"branch refs/heads/{branch}" in lines:
@@ -162,10 +200,9 @@ def open_site(root: Path) -> Site:
                 f"retrain.branch = {branch}: is checked out in {lines[0].partition(' ')[2]}, where "
                 "nothing may change: check out another one there, or name another here"
             )
-    tip: str | None = git(root, "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
-    tip = tip or None
+    tip = ref(root, f"refs/heads/{branch}")
     start = head if tip is None or is_ancestor(root, tip, head) else tip
-    return Site(root, head, tip, start, _params(root, head), cache_dir(root))
+    return Site(root, head, tip, start, params, cache_dir(root))
 
 
 def incoming_folder(root: Path) -> Path:
@@ -179,11 +216,8 @@ def incoming_folder(root: Path) -> Path:
 
 def batches_in(folder: Path) -> dict[str, str]:
     """Name to fingerprint of each batch; one whose name begins with a dot is not there yet."""
-    return {
-        path.name: fingerprint(path)
-        for path in sorted(folder.glob("*"))
-        if path.is_dir() and not path.name.startswith(".")
-    }
+    _, names, _ = next(os.walk(folder), ("", [], []))
+    return {n: fingerprint(folder / n) for n in sorted(names) if not n.startswith(".")}
 
 
 def clear(site: Site) -> None:
@@ -220,51 +254,27 @@ def drop_record(root: Path, name: str) -> None:
     (folder_of(root) / f"{name}.json").unlink(missing_ok=True)
 
 
-def is_ancestor(root: Path, old: str, new: str) -> bool:
-    """Whether a commit holds all of another."""
-    return git(root, "rev-list", "--count", old, f"^{new}") == "0"
-
-
-def at(root: Path, commit: str, path: str) -> dict[str, Any]:
-    """A YAML file of a commit.
-
-    Raises:
-        RepositoryError: there is none.
-        FlowError: it is faulty.
-    """
-    try:
-        tree = yaml.safe_load(git(root, "show", f"{commit}:{path}"))
-    except yaml.YAMLError as error:
-        raise FlowError(f"{path} of {commit[:8]}: not valid YAML: {error}") from None
-    return tree if isinstance(tree, dict) else {}
-
-
-def outputs(dvc_lock: Mapping[str, Any]) -> set[str]:
-    """Paths that a `dvc.lock` has outputs at."""
-    stages = (dvc_lock.get("stages") or {}).values()
-    return {out["path"] for stage in stages for out in stage.get("outs") or []}
-
-
-def small_outputs(dvc_yaml: Mapping[str, Any]) -> list[str]:
-    """Outputs that are for git and not for DVC's cache: metrics, plots, small reports."""
-    found = []
-    for stage in (dvc_yaml.get("stages") or {}).values():
-        for kind in ("outs", "metrics", "plots"):
-            for item in stage.get(kind) or []:
-                if isinstance(item, dict):
-                    found += [path for path, how in item.items() if how.get("cache") is False]
-    return found
-
-
 def fingerprint(path: Path) -> str:
     """A hash of the names, sizes and times of a folder's files, or of a file's."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    # Not `rglob`, which ends with an error where a folder goes while it is looked at.
+    inside = sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     known = []
-    for file in files:
+    for file in [path] if path.is_file() else inside:
         with suppress(OSError):  # gone this very moment: as if it had never been
             about = file.stat()
             known.append([str(file.relative_to(path)), about.st_size, about.st_mtime_ns])
     return hash_of(known)
+
+
+def _newest_head(root: Path) -> str:
+    """The commit that is checked out; where its branch has gone on at the git remote, that one."""
+    head = head_commit(root)
+    remote = _params(root, head).retrain.git_remote
+    branch = git(root, "rev-parse", "--symbolic-full-name", "HEAD")
+    if remote is None or branch == "HEAD":  # which no branch has
+        return head
+    theirs = ref(root, f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
+    return theirs if theirs and is_ancestor(root, head, theirs) else head
 
 
 def _incoming(root: Path, params: Params) -> Path:
@@ -283,9 +293,8 @@ def _essence(root: Path, commit: str) -> str:
     """A hash of what of a commit decides what the stages and the gate give."""
     needed = code_files(root, commit, STAGES)
     lines = []
-    for line in git(root, "ls-tree", "-r", commit).splitlines():
-        path = line.partition("\t")[2]
+    for path, blob in files(root, commit).items():
         inside = any(path == name or path.startswith(f"{name}/") for name in needed)
         if inside or path == "params.yaml" or path.endswith(".dvc"):
-            lines.append(line)
+            lines.append(f"{blob}\t{path}")
     return hash_of(lines)

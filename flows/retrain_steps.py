@@ -12,22 +12,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from components.errors import RepositoryError
 from components.files import write_json
 from flows.cache_check import find_damaged, set_aside
+from flows.commits import at, is_ancestor, ref, small_outputs
 from flows.dvc_stage import run_guarded
 from flows.flow_errors import FlowError
+from flows.git_remote import share
 from flows.progress import OnLine
 from flows.retrain_data import RETRY_SECONDS, DataSteps, yaml_file
-from flows.retrain_site import (
-    Site,
-    at,
-    drop_record,
-    is_ancestor,
-    small_outputs,
-)
+from flows.retrain_site import Site, drop_record
 from flows.worktree import worktree
 from tasks.gate import PROMOTE, REFUSE
 from tasks.layout import Layout
@@ -66,6 +63,10 @@ class Retraining(DataSteps):
             git(self.tree, "checkout", "--ours", "--", *unmerged)
             git(self.tree, "add", "--", *unmerged)
             git(self.tree, "commit", "--quiet", "--no-edit")
+        self.site = replace(site, start=git(self.tree, "rev-parse", "HEAD"))
+        # Should the merge record more than was to be seen before: DVC writes through a link.
+        for link in set(site.links()) - set(self.site.links()):
+            (self.tree / link).unlink(missing_ok=True)
 
     def drop_damaged(self, stage: str) -> bool:
         """Take out of the cache what is damaged there of a stage's outputs, so that it runs again.
@@ -73,7 +74,8 @@ class Retraining(DataSteps):
         Returns:
             Whether there was any.
         """
-        found = find_damaged(self.site.cache, self.locked_outs(stage))
+        stages = yaml_file(self.tree / "dvc.lock").get("stages") or {}
+        found = find_damaged(self.site.cache, (stages.get(stage) or {}).get("outs") or [])
         set_aside(found, self.tree, self.site.folder / "damaged")
         return bool(found)
 
@@ -108,7 +110,7 @@ class Retraining(DataSteps):
             if found and registry.has_remote():
                 # The remote's comes instead; ours, should that be no better, is not lost.
                 set_aside(found, self.tree / ".dvc" / "tmp", self.site.folder / "damaged")
-            registry.fetch(champion.commit, target)
+            self.registry(["fetch", champion.name, str(target)], on_line)
             words.append(str(target))
         said: list[str] = []
 
@@ -170,6 +172,19 @@ class Retraining(DataSteps):
         """
         self.dvc(["push"], on_line, RETRY_SECONDS)
 
+    def registry(self, words: list[str], on_line: OnLine) -> Registry:
+        """Have `python -m tasks.registry` do something; gives the registry as it is then.
+
+        A command, not a call: DVC's remote may hang, and no child of it must outlive the step.
+
+        Raises:
+            FlowError: it could not be done.
+        """
+        status, output = self.python(["tasks.registry", *words], on_line)
+        if status != 0:
+            raise FlowError(output.reason(status))
+        return Registry(self.tree)
+
     def move_branch(self, commit: str, tip: str | None) -> None:
         """Let the branch show a commit.
 
@@ -177,7 +192,7 @@ class Retraining(DataSteps):
             FlowError: somebody else has moved it, away from `tip`.
         """
         branch = self.site.branch
-        now = git(self.site.root, "for-each-ref", "--format=%(objectname)", branch)
+        now = ref(self.site.root, branch)
         if now and is_ancestor(self.site.root, commit, now):
             return
         try:
@@ -188,6 +203,14 @@ class Retraining(DataSteps):
                 f"branch {self.site.params.retrain.branch} has been changed meanwhile; run this "
                 "again"
             ) from None
+
+    def share(self, on_line: OnLine) -> None:
+        """Send branch and tags to the git remote.
+
+        Raises:
+            FlowError: it does not take them; `withdraw` then takes the version back.
+        """
+        share(self.site, self.options, on_line, RETRY_SECONDS)
 
     def publish(self, on_line: OnLine) -> str:
         """Send the runs to W&B, within the time set.
@@ -216,9 +239,10 @@ class Retraining(DataSteps):
 
 
 @contextmanager
-def at_work(site: Site, commit: str) -> Iterator[Retraining]:
+def at_work(site: Site) -> Iterator[Retraining]:
     """A worktree for a retraining; what it found about data and model is kept in `last/`."""
-    with worktree(site.root, site.tree, commit, site.cache, site.links(), site.resume) as place:
+    commit, links = site.start, site.links()
+    with worktree(site.root, site.tree, commit, site.cache, links, site.resume) as place:
         tree, lock = place
         if os.environ.get("WANDB_MODE") != "disabled":
             # Runs are published from where the user's are.

@@ -2,6 +2,7 @@
 
     python -m tasks.registry list                       versions, the newest first
     python -m tasks.registry show VERSION               all about one
+    python -m tasks.registry fetch VERSION FILE         write its model to a new file
     python -m tasks.registry register                   make the commit checked out a version
     python -m tasks.registry promote VERSION [STAGE]    put it into a stage (default production)
     python -m tasks.registry rollback [STAGE]           back to the version that was there before
@@ -87,10 +88,12 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("list", "show", "register", "promote", "rollback", "retire", "history"):
+    for name in ("list", "show", "fetch", "register", "promote", "rollback", "retire", "history"):
         command = commands.add_parser(name)
-        if name in ("show", "promote", "retire"):
+        if name in ("show", "fetch", "promote", "retire"):
             command.add_argument("version", help="such as v1.2.0")
+        if name == "fetch":
+            command.add_argument("file", type=Path, help="to write; not there yet")
         if name in ("promote", "rollback", "history"):
             command.add_argument("stage", nargs="?", default=PRODUCTION)
         if name == "register":
@@ -116,6 +119,10 @@ def _run(registry: Registry, args: argparse.Namespace) -> list[str]:
             return list_lines(registry)
         case "show":
             return show_lines(registry, registry.version(args.version))
+        case "fetch":
+            version = registry.version(args.version)
+            registry.fetch(version.commit, args.file)
+            return [f"{version.name}: {args.file}"]
         case "history":
             found = stage_history(registry.events, args.stage)
             if not found:

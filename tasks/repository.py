@@ -46,12 +46,17 @@ def git(
     Raises:
         RepositoryError: it ended with an error, in git's words; or there is no git.
     """
+    command, what = git_command(root, *words), f"git {words[0]} in {root}"
+    return _said(what, command, None, {**_around(), **(env or {})}, stdin, seconds)
+
+
+def git_command(root: Path, *words: str) -> list[str]:
+    """The command line of `git WORDS`, as `git` runs it."""
     # Reading must not write the index while somebody else commits.
     command = ["git", "--no-optional-locks", "-c", "core.quotePath=false", "-C", str(root)]
     if words[0] != "push":
         command += ["-c", f"core.hooksPath={os.devnull}"]
-    what = f"git {words[0]} in {root}"
-    return _said(what, [*command, *words], None, {**_around(), **(env or {})}, stdin, seconds)
+    return [*command, *words]
 
 
 def dvc(root: Path, *words: str) -> str:

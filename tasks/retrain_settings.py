@@ -10,7 +10,20 @@ from components.settings import Settings
 
 # Steps that work for long, or wait for others; sending to W&B has `publish_seconds`.
 LimitedStep = Literal[
-    "data", "validate", "preprocess", "train", "evaluate", "export", "report", "gate", "push"
+    "fetch",
+    "finish",
+    "data",
+    "validate",
+    "preprocess",
+    "train",
+    "evaluate",
+    "export",
+    "report",
+    "gate",
+    "push",
+    "register",
+    "promote",
+    "share",
 ]
 
 
@@ -26,6 +39,12 @@ class RetrainSettings(Settings):
         "retrain",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9/_-]*$",
         description="git branch for its commits; none that is checked out",
+    )
+    git_remote: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the git remote by which several machines retrain one model, such as "
+        "origin: what the others have done is fetched first, and commits and tags are pushed to it",
     )
     incoming: str = Field(
         "data/incoming", min_length=1, description="folder of new batches, a folder each"

@@ -213,8 +213,8 @@ def retrained(toy: RetrainToy) -> tuple[dict[str, Any], dict[str, str]]:
     return result, {name: outcome for name, outcome, _ in steps.rows}
 
 
-def killed_at(toy: RetrainToy, step: str) -> None:
-    """Retrain in a process that is killed at a step."""
+def started(toy: RetrainToy, die_at: str = "") -> subprocess.Popen[str]:
+    """Retrain in a process of its own, which kills itself at a step if told so."""
     code = (
         "import sys; from pathlib import Path; import retrain_repository as r\n"
         "with r.locked(Path()), r.short():\n"
@@ -222,10 +222,15 @@ def killed_at(toy: RetrainToy, step: str) -> None:
     )
     places = [CODE, *Path(__file__).parents[:2]]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
-    done = subprocess.run(
-        [sys.executable, "-c", code, step], cwd=toy.root, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, die_at], cwd=toy.root, env=env, **pipes)
+
+
+def killed_at(toy: RetrainToy, step: str) -> None:
+    """Retrain in a process that is killed at a step."""
+    with started(toy, step) as process:
+        output, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, (process.returncode, output, errors)
 
 
 def params(toy: RetrainToy, values: Mapping[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,27 @@ def test_hidden_names_and_files_are_no_batches(tmp_path: Path) -> None:
     assert list(before) == ["may"]
     (tmp_path / "may" / "yes" / "1.png").write_text("more")
     assert batches_in(tmp_path) != before
+
+
+def test_a_folder_may_go_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incoming, away = tmp_path / "incoming", tmp_path / "away"
+    for name in ("one/a", "one/b"):
+        (incoming / name).mkdir(parents=True)
+        (incoming / name / "1.png").touch()
+    before, scandir = batches_in(incoming), os.scandir
+
+    def gone_at_once(path: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "a" and not away.exists():
+            Path(path).rename(away)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone_at_once)
+    found = batches_in(incoming)
+    assert list(found) == ["one"]
+    assert found != before
+    assert found == batches_in(incoming)  # what is beside it was seen
 
 
 def test_what_no_server_takes_is_told_again(

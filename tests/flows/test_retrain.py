@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from retrain_repository import (
     params,
     retrained,
     short,
+    started,
 )
 
 from flows.flow_errors import FlowError
@@ -30,6 +32,10 @@ def toy(first: RetrainToy, tmp_path: Path) -> Iterator[RetrainToy]:
     toy = first.copied(tmp_path)
     yield toy
     assert toy.traces() == []
+
+
+def dvc(toy: RetrainToy, *words: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=toy.root, check=True)
 
 
 def production(toy: RetrainToy) -> str:
@@ -152,6 +158,76 @@ def test_a_failing_stage_as_a_prefect_flow(toy: RetrainToy, prefect_server: str)
     assert toy.git("for-each-ref") == before
 
 
+@pytest.mark.slow
+def test_data_that_is_recorded_since_stays_as_it_is(toy: RetrainToy) -> None:
+    # The branch does not know of the new data's `.dvc` file, which the commit checked out has.
+    params(toy, {"data: data/raw": "data: data/other"})
+    fill(toy.root / "data" / "other", range(2))
+    dvc(toy, "add", "-q", "data/other")
+    toy.git("add", "data/other.dvc")
+    toy.commit("0.7")
+    toy.git("commit", "-qm", "data", "--", "data/other.dvc")
+    own = toy.root / "data" / "other" / "no" / "own.png"
+    own.write_bytes(b"not recorded yet")
+    toy.batch("new", range(4, 5))
+    killed_at(toy, "register")
+    assert own.exists()
+    toy.commit("0.8")
+    result, outcomes = retrained(toy)
+    assert own.read_bytes() == b"not recorded yet"
+    assert outcomes["finish"] == "done"
+    assert "Merged batch: new" in toy.git("log", "--format=%B", "retrain")
+    # What was killed is finished as it was decided, and what has come since is new.
+    assert (result["outcome"], result["version"]) == ("promoted", "v1.2.0")
+    assert retrained(toy)[0]["outcome"] == "nothing new"
+
+
+class Killed(BaseException):
+    """Stands for KILL."""
+
+
+@pytest.mark.slow
+def test_what_was_taken_out_of_production_does_not_return(
+    toy: RetrainToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(root: Path, name: str) -> None:
+        raise Killed
+
+    toy.commit("0.7")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("flows.retrain_run.drop_record", killed)
+        retrained(toy)
+    assert production(toy) == "v1.1.0"
+    Registry(toy.root).rollback()
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], production(toy)) == ("nothing new", "v1.0.0")
+    assert "finish" not in outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("relative", [False, True])
+def test_imported_data_is_as_at_its_source(toy: RetrainToy, tmp_path: Path, relative: bool) -> None:
+    source = tmp_path / "source"
+    fill(source, range(2))
+    toy.git("rm", "-q", "--cached", "data/raw.dvc")
+    (toy.root / "data" / "raw.dvc").unlink()
+    shutil.rmtree(toy.root / "data" / "raw")
+    dvc(toy, "import-url", "-q", "../../source" if relative else str(source), "data/raw")
+    toy.git("add", "data/raw.dvc")
+    toy.git("commit", "-qm", "import", "--", "data/raw.dvc")
+    fill(source, range(5))
+    result, _ = retrained(toy)
+    assert (result["outcome"], result["summary"]) == (
+        "promoted",
+        "v1.1.0: accuracy 0.60, was [0.54]",
+    )
+    assert len(list((toy.root / "data" / "raw").rglob("*.png"))) == 4  # the user's own
+    with short():
+        assert last_if_nothing_new(toy.root, None) is None  # only a look at the source tells
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], list(outcomes)) == ("nothing new", ["data", "retrain"])
+
+
 def test_help_needs_no_prefect() -> None:
     code = (
         "import sys; from flows.retrain_command import main\n"
@@ -170,6 +246,22 @@ def test_one_at_a_time(toy: RetrainToy) -> None:
         locked(toy.root),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_the_second_of_two_processes_is_refused(toy: RetrainToy) -> None:
+    toy.commit("hang")
+    refs = toy.git("for-each-ref")
+    with started(toy) as one:
+        toy.wait_until(lambda: any("stage.py" in p.cmdline() for p in toy.processes()))
+        with pytest.raises(FlowError, match=rf"another retraining \(process {one.pid}\)"):
+            retrained(toy)
+        assert one.poll() is None
+        assert any("stage.py" in p.cmdline() for p in toy.processes())
+        one.kill()
+    assert toy.git("for-each-ref") == refs
+    with locked(toy.root), short():
+        last_if_nothing_new(toy.root, None)  # removes what the killed one has left
 
 
 def test_branch_that_is_checked_out(toy: RetrainToy) -> None:

@@ -8,18 +8,24 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import yaml
-from retrain_repository import RetrainToy, make_retrain_toy, retrained
+from retrain_repository import PlainSteps, RetrainToy, make_retrain_toy, retrained, short
 
-from components.errors import RepositoryError
+from components.errors import RepositoryError, TimmflowError
 from flows.cache_check import find_damaged
-from flows.flow_errors import FlowError
+from flows.dvc_stage import deadline
+from flows.flow_errors import FlowError, StageFailed
+from flows.retrain_run import locked, retrain_here
+from flows.retrain_site import open_site
+from flows.retrain_steps import Retraining
 from tasks.model_registry import Registry
+from tasks.retrain_settings import RetrainSettings
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +129,49 @@ def test_a_remote_that_is_away_and_comes_back(toy: RetrainToy) -> None:
     assert "train" not in outcomes
     assert set(store(toy).rglob("*")) > before
     assert toy.traces() == []
+
+
+class FlowSteps(PlainSteps):
+    """Fails as a flow does: with the step's name."""
+
+    def do(self, name: str, work: Callable[..., tuple[str, str]]) -> None:
+        try:
+            super().do(name, work)
+        except TimmflowError as error:
+            raise StageFailed(name, str(error), 0.0) from None
+
+
+def test_a_remote_that_stays_away(toy: RetrainToy) -> None:
+    shutil.rmtree(store(toy))
+    store(toy).write_text("no folder can be made here")
+    steps = [FlowSteps(), FlowSteps()]
+    for one in steps:
+        with (
+            patch("flows.retrain_steps.RETRY_SECONDS", ()),
+            locked(toy.root),
+            short(),
+            pytest.raises(StageFailed, match=r"^push: dvc push: "),
+        ):
+            retrain_here(toy.root, one, False, None, False)
+    assert [name for name, *_ in steps[1].rows] == ["finish"]
+    assert (toy.root / ".dvc/tmp/retrain/decided.json").exists()  # and the next goes on, too
+
+
+@pytest.mark.parametrize("words", [["register"], ["fetch", "v1.0.0", "champion"]])
+def test_a_remote_that_hangs(toy: RetrainToy, words: list[str]) -> None:
+    RetrainSettings(timeouts=dict.fromkeys(("finish", "gate", "register", "promote"), 0.1))
+    toy.git("checkout", "-q", "-b", "here", "retrain")
+    toy.git("commit", "-q", "--allow-empty", "-m", "no version yet")
+    work = Retraining(open_site(toy.root), toy.root, {})
+    (toy.root / "dvc.py").write_text("import time; time.sleep(300)")
+    limit = deadline.set(time.monotonic() + 5)
+    try:
+        with pytest.raises(FlowError, match="ended by the limit of its step"):
+            work.registry(words, print)
+    finally:
+        deadline.reset(limit)
+    assert toy.processes() == []
+    assert [version.name for version in Registry(toy.root).versions()] == ["v1.0.0"]
 
 
 def test_a_flipped_bit_without_a_remote_is_refused(toy: RetrainToy) -> None:

@@ -280,6 +280,9 @@ def test_the_command(toy, monkeypatch, capsys):
     assert "v1.0.0   production  accuracy 0.1000 on test" in capsys.readouterr().out
     assert main(["history"]) == 0
     assert "promote v1.0.0: production; first" in capsys.readouterr().out
+    assert main(["fetch", "1.0.0", "champion.onnx"]) == 0
+    assert Path("champion.onnx").read_bytes() == b"one\n"
+    capsys.readouterr()
     assert main(["promote", "v7.0.0"]) == 1
     assert "error: registry: v7.0.0: no such version; there are v1.0.0" in capsys.readouterr().err
     assert main(["rollback"]) == 1 and main(["retire", "v1.0.0"]) == 1
