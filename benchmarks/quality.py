@@ -258,7 +258,7 @@ PAGE = """# Quality on small sets
 
 `{command}`, torch {torch}, {threads} threads. Mean ± standard deviation over the seeds (and every
 seed); all start from the same ImageNet weights (tf_efficientnet_lite0). The peers have as much
-wall-clock time as our `preprocess` and `train`.
+wall-clock time as our `preprocess` and `train`. A contender that has no row was not run.
 
 | data | measured on | contender | figure | seeds | mean ± sd | wanted | minutes | epochs |
 |---|---|---|---|---|---|---|---|---|
