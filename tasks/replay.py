@@ -1,4 +1,4 @@
-"""Run the training step again whose loss was not finite; `train` has kept it.
+"""Run the training step again whose loss or gradient was not finite; `train` has kept it.
 
 python -m tasks.replay .resume/<key>/not-finite.pt
 

@@ -57,7 +57,7 @@ def train(params: Params, layout: Layout) -> Figures:
     Raises:
         ModelError: the backbone is not known, its weights cannot be had, or it does not work at
             this image size.
-        TrainingError: the loss is not finite, memory is full, or nothing was learnt.
+        TrainingError: a loss or gradient is not finite, memory is full, or nothing was learnt.
     """
     from components.models.backbones import count_parameters
     from components.models.saved_model import InferenceModel, save_model
@@ -216,8 +216,8 @@ def _trivial_text(result: FitResult) -> str:
     scores = " or ".join(f"{name} {score:.3f}" for name, score in result.trivial.items())
     return (
         f"nothing was learnt: the best {result.monitor} is {result.best:.3f}, and no epoch is "
-        f"above {scores}, which a model that knows nothing of the images may have (95 % of them "
-        "stay below: the most frequent class always; guesses; no detection). Look at the batches "
+        f"above {scores}, which a model that knows nothing of the images may have (of 20 "
+        "trainings that guess 19 stay below; no detection is 0). Look at the batches "
         "(python -m tasks.preview), raise train.epochs or change train.lr, or give more validation "
         "images; or keep the model with train.allow_trivial: true, which repeats no epoch"
     )

@@ -93,6 +93,6 @@ def _labels(label: Tensor, classes: tuple[str, ...]) -> list[str]:
     """Names of a class id, or of the classes of a target [C], with their shares if mixed."""
     if label.ndim == 0:
         return [classes[int(label)]]
-    found = [int(class_id) for class_id in label.nonzero()[:, 0]]
-    shares = {class_id: round(float(label[class_id]), 2) for class_id in found}
+    shares = {class_id: round(float(share), 2) for class_id, share in enumerate(label)}
+    found = [class_id for class_id, share in shares.items() if share]
     return [classes[i] if shares[i] == 1 else f"{shares[i]:g} {classes[i]}" for i in found]

@@ -6,6 +6,8 @@ only some of them take.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -16,9 +18,25 @@ from torch import distributed as dist
 Value = TypeVar("Value")
 
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Be as if there were no other process: for what not all of them do."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def num_processes() -> int:
     """How many train together; 1 where there is no process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if _alone or not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size()
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

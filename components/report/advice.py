@@ -265,6 +265,8 @@ def _rare_classes(run: _Run) -> Iterator[Suggestion]:
     elif run.task == "classification" and run.main == "map":
         # An image of several classes is not of one rare class.
         change = "train.classifier.class_weights: balanced"
+        if run.parameters.get("train.classifier.loss_fn") == "focal":
+            change += " with loss_fn: cross_entropy"
     elif run.task == "classification":
         change = "train.classifier.balanced_sampling: true"
     else:

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from components.errors import DataError, TrainingError
 from components.files import atomic_path
-from components.models.processes import gathered, largest
-from components.models.shared_batch_norm import SharedBatchNorms
+from components.models.processes import alone, gathered, largest
 from components.models.vision_module import VisionModule
 from components.training.precision import arithmetic
 
@@ -94,8 +93,8 @@ class FiniteLoss(Callback):
     ) -> None:
         """Remember what the step starts from."""
         self._batch, self._step, self._rng = batch, batch_idx + 1, torch.get_rng_state()
-        for kept, buffer in zip(self._before, self._statistics, strict=True):
-            kept.copy_(buffer)
+        if self._before:
+            torch._foreach_copy_(self._before, self._statistics)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -110,12 +109,15 @@ class FiniteLoss(Callback):
 
         Both at once: each look waits for the GPU.
         """
-        number = self._loss
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            # A gradient that overflows in float16 is the scaler's to deal with.
+        number, scaler = self._loss, getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is None:
             grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
             number = number + torch.nn.utils.get_total_norm(grads)
         finite = bool(torch.isfinite(number))
+        if scaler is not None and finite:
+            # A gradient that overflows in float16 is the scaler's to deal with, by a smaller scale;
+            # one that overflows without any scale is broken.
+            finite = scaler.get_scale() >= 1
         if largest(0 if finite else 1):
             self._stop(trainer, pl_module)
 
@@ -124,9 +126,10 @@ class FiniteLoss(Callback):
         assert isinstance(module, VisionModule)
         precision, rank = str(trainer.precision), trainer.global_rank
         self._take_back()
-        SharedBatchNorms().revert(module)  # they would wait for the other processes
-        found = gathered(diagnose(module, self._batch, self._rng, precision))
+        with alone():  # a process may find its fault before it would meet the others
+            own = diagnose(module, self._batch, self._rng, precision)
         self._take_back()
+        found = gathered(own)
         culprit = next((number for number, each in enumerate(found) if each.kind), 0)
         path = self.path.with_suffix(f".{culprit}{self.path.suffix}") if culprit else self.path
         if rank == culprit:
@@ -144,7 +147,9 @@ class FiniteLoss(Callback):
         if rank:
             raise SystemExit(0)  # the first says it
         loss = losses[culprit]
-        what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        what = f"the loss is {loss}"
+        if math.isfinite(loss):
+            what = "a gradient is not finite" if found[culprit].kind else "the gradients overflow"
         where = f" in process {culprit + 1} of {trainer.world_size}" if culprit else ""
         raise TrainingError(
             f"{what}{where} at epoch {trainer.current_epoch + 1}, step {self._step}; "
@@ -155,8 +160,8 @@ class FiniteLoss(Callback):
     def _take_back(self) -> None:
         """Give batch norms what they knew before the step."""
         with torch.no_grad():
-            for buffer, kept in zip(self._statistics, self._before, strict=True):
-                buffer.copy_(kept)
+            if self._before:
+                torch._foreach_copy_(self._statistics, self._before)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -260,6 +265,7 @@ def replay(module: VisionModule, path: Path) -> Replay:
         raise DataError(
             f"{path}: not a step of a training with these parameters: {error}"
         ) from None
+    module.freeze_as_in(kept["epoch"] - 1)
     module.train()
     batch, rng, precision = kept["batch"], kept["rng"], kept["precision"]
     found = diagnose(module, batch, rng, precision)

@@ -108,7 +108,7 @@ def fit(
     monitor = f"val/{module.main_metric}"
     best = BestWeights(monitor, max(1, settings.average_best))
     curves = Curves({"val_loss": "val/loss", module.main_metric: monitor}, on_epoch)
-    trivial = BeatsTrivial(trivial_scores(data.store))
+    trivial = BeatsTrivial(trivial_scores(data.store, settings.epochs))
     clock = StepClock()
     finite = FiniteLoss(resume_dir / "not-finite.pt")
     callbacks: list[Callback] = [EpochSeed(seed), finite, best, trivial]
@@ -230,7 +230,8 @@ def _trainer(
             strategy=DDPStrategy(find_unused_parameters=unused) if several else "auto",
             precision=settings.precision,
             gradient_clip_val=settings.gradient_clip or None,
-            deterministic="warn" if settings.deterministic else None,
+            deterministic="warn" if settings.deterministic else False,
+            benchmark=None if settings.deterministic else True,
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=any(isinstance(c, TQDMProgressBar) for c in callbacks),

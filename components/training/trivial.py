@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -12,43 +13,48 @@ from components.data.store import PreparedStore
 
 _MARGIN = 1e-6  # float32 metrics: equal is not better
 _GUESSES = 100  # drawn, to see how guessing scatters
-_ONE_SIDED_95 = 1.645  # standard deviations
+_CHANCE = 0.05  # of a training that only guesses to pass for one that has learnt
 
 
-def trivial_scores(store: PreparedStore) -> dict[str, float]:
+def trivial_scores(store: PreparedStore, num_epochs: int = 1) -> dict[str, float]:
     """Validation metrics, by logged name, that a model without any knowledge stays below.
 
-    Each but detection's is the upper end of a one-sided 95 % interval, since any network that
-    guesses is above the middle now and then, and a small validation set scatters widely.
-    Classification: accuracy of the most frequent training class, always; macro F1 of that, or of
-    guesses with the classes' shares, whichever is more. Several labels an image: average precision
-    of a random order. Detection: nothing, ever. A training beats it if it beats any one of these:
-    with rare classes a good model may have no more accuracy.
+    Each but detection's is the upper end of an interval, since any network that guesses is above
+    the middle now and then, the more often the more epochs it has, and a small validation set
+    scatters widely. Classification: accuracy of the most frequent class, always; macro F1 of that,
+    or of guesses with the classes' shares, whichever is more. Several labels an image: average
+    precision of a random order. Detection: nothing, ever. A training beats it if it beats any one
+    of these in any epoch: with rare classes a good model may have no more accuracy. A metric by
+    which not even a perfect model could be told apart, on very few images, is left out.
+
+    Args:
+        store: with the images.
+        num_epochs: of the training; 19 of 20 that guess anew in each of them beat nothing.
     """
     if store.info.task == "detection":
         return {"val/map": 0.0}
+    num_metrics = 1 if store.info.multi_label else 2
+    deviations = NormalDist().inv_cdf(1 - _CHANCE / num_metrics / num_epochs)
+    scores: dict[str, float] = {}
     if store.info.multi_label:
         labels = np.array([store.label_vector(row) for row in store.rows("val")])
         classes = [column for column in labels.T if column.any()] if len(labels) else []
-        return {"val/map": _of_guesses(lambda rng: _random_map(classes, rng))} if classes else {}
-    train = [store.label(row) for row in store.rows("train")]
-    val = np.array([store.label(row) for row in store.rows("val")])
-    if not train or not len(val):
-        return {}
-    constant = np.full(len(val), np.bincount(train).argmax())
-    share = float((val == constant).mean())
-    f1 = _of_guesses(lambda rng: _macro_f1(val, rng.permutation(val)))
-    return {
-        "val/accuracy": share + _ONE_SIDED_95 * math.sqrt(share * (1 - share) / len(val)),
-        "val/f1": max(_macro_f1(val, constant), f1),
-    }
+        if classes:
+            scores["val/map"] = _of_guesses(lambda rng: _random_map(classes, rng), deviations)
+    elif len(val := np.array([store.label(row) for row in store.rows("val")])):
+        constant = np.full(len(val), np.bincount(val).argmax())
+        share = float((val == constant).mean())
+        scores["val/accuracy"] = share + deviations * math.sqrt(share * (1 - share) / len(val))
+        f1 = _of_guesses(lambda rng: _macro_f1(val, rng.permutation(val)), deviations)
+        scores["val/f1"] = max(_macro_f1(val, constant), f1)
+    return {name: score for name, score in scores.items() if score < 1 - _MARGIN}
 
 
-def _of_guesses(score: Callable[[np.random.Generator], float]) -> float:
-    """What a score that is drawn stays below in 95 % of the draws."""
+def _of_guesses(score: Callable[[np.random.Generator], float], deviations: float) -> float:
+    """So many standard deviations above the mean of a score that is drawn."""
     rng = np.random.default_rng(0)
     drawn = [score(rng) for _ in range(_GUESSES)]
-    return float(np.mean(drawn) + _ONE_SIDED_95 * np.std(drawn))
+    return float(np.mean(drawn) + deviations * np.std(drawn))
 
 
 def _macro_f1(true: np.ndarray, guessed: np.ndarray) -> float:

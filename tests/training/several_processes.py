@@ -47,8 +47,8 @@ def build(kind, lr):
     )
 
 
-def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, **settings):
-    """`stop` is (epoch, step) at whose end the last process gets TERM."""
+def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, spoilt=False, **settings):
+    """`stop` is (epoch, step) at whose end the last process gets TERM; `spoilt` its images."""
     defaults = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0, "ema_decay": 0.9}
     settings = TrainSettings(
         **{**defaults, **settings},
@@ -62,6 +62,15 @@ def run(store, resume_dir, kind, devices=1, stop=None, lr=1e-2, **settings):
         changes |= {"mosaic": 0.5, "mixup": 0.5, "multi_scale": 1, "multi_scale_every": 1}
     size, augment = settings.batch_size, AugmentSettings(**changes)
     data = PreparedDataModule(store, size, (0.5,) * 3, (0.5,) * 3, augment, 7, num_epochs=2)
+    whole = data.on_after_batch_transfer
+
+    def spoil(batch, dataloader_idx):
+        batch = whole(batch, dataloader_idx)
+        batch["images"][0, 0, 0, 0] = float("nan")
+        return batch
+
+    if spoilt and os.environ["RANK"] == str(devices - 1):
+        data.on_after_batch_transfer = spoil
     own = EpochSeed.on_train_batch_end
 
     def look(self, trainer, module, outputs, batch, batch_idx):

@@ -36,6 +36,7 @@ PLAN = {
     "fcos": {"kind": "fcos", "lr": 1e-3},
     "yolox": {"kind": "yolox", "lr": 1e-3},
     "broken": {"kind": "classifier", "lr": 1e30},
+    "spoilt": {"kind": "fcos", "spoilt": True},
 }
 
 
@@ -69,7 +70,7 @@ def together(stores, tmp_path_factory):
         env=several_processes.environment(),
     )
     assert done.returncode == 0, done.stderr
-    names = [name for name in PLAN if name not in ("stopped", "apart", "broken")]
+    names = [name for name in PLAN if name not in ("stopped", "apart", "broken", "spoilt")]
     results = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in names}
     return results, done.stdout + done.stderr
 
@@ -148,6 +149,13 @@ def test_a_loss_that_is_not_finite_ends_all_and_the_first_says_so(together):
     output = together[1]
     assert "broken 0 the loss is" in output and "python -m tasks.replay" in output
     assert "broken 1 ended with 0" in output
+
+
+@pytest.mark.slow
+def test_broken_images_of_one_process_are_named_though_all_share_their_loss(together):
+    said = together[1]
+    assert "in process 2 of 2 at epoch 1, step 1; the input images are not finite" in said
+    assert "not-finite.1.pt" in said and "spoilt 1 ended with 0" in said
 
 
 # What each process is shown ----------------------------------------------------------------------
