@@ -256,7 +256,7 @@ def run_one(args: argparse.Namespace) -> None:
 
 PAGE = """# Quality on small sets
 
-`{command}`, torch {torch}, {threads} threads. Mean ± standard deviation over the seeds (and every
+`{command}`, torch {torch}, {threads} thread(s). Mean ± standard deviation over the seeds (and every
 seed); all start from the same ImageNet weights (tf_efficientnet_lite0). The peers have as much
 wall-clock time as our `preprocess` and `train`. A contender that has no row was not run.
 
@@ -276,12 +276,12 @@ def page(found: dict[tuple[Any, ...], Result], command: str) -> str:
                 if not results:
                     continue
                 values = [result[name] for result in results]
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
                 wanted = f"≥ {WANTED[name]}" if peer == "ours" else ""
                 minutes = statistics.mean(result["seconds"] for result in results) / 60
                 epochs = ", ".join(str(result["epochs"]) for result in results)
                 each = ", ".join(f"{value:.3f}" for value in values)
-                mean = f"{statistics.mean(values):.3f} ± {spread:.3f}"
+                mean = f"{statistics.mean(values):.3f}{spread}"
                 cells = [data, results[0]["split"], peer, NAMES[name], each, mean, wanted]
                 rows.append(f"| {' | '.join([*cells, f'{minutes:.1f}', epochs])} |")
     if not rows:
