@@ -53,7 +53,8 @@ class Registry:
         push: bring tags from and to the git remote, so that others see them.
 
     Raises:
-        RegistryError: this is a shallow clone, which may lack tags.
+        RegistryError: this is a shallow clone, which may lack tags; or `retrain.git_remote` names a
+            remote that it does not have.
         RepositoryError: this is no git repository, or its remote cannot be reached.
     """
 
@@ -308,9 +309,20 @@ class Registry:
         self.events = read_events(self.root)
 
     def _git_remote(self) -> str:
-        """The remote that tags are fetched from and pushed to: `origin`, or the only other one."""
+        """The remote that tags are fetched from and pushed to.
+
+        That by which retrainings are shared; else the only one there is, or `origin`.
+        """
         names = git(self.root, "remote").splitlines()
-        return names[0] if len(names) == 1 else "origin"
+        # Nothing else of the parameters is looked at: no fault of theirs must stop a rollback.
+        retrain = self.at("HEAD", "params.yaml").get("retrain")
+        shared = retrain.get("git_remote") if isinstance(retrain, dict) else None
+        if shared is None:
+            return names[0] if len(names) == 1 else "origin"
+        if shared not in names:
+            there = ", ".join(names) or "none"
+            raise RegistryError(f"retrain.git_remote = {shared}: no git remote; there are: {there}")
+        return str(shared)
 
     def _check_outputs(self) -> None:
         """What lies here is what the commit says, so that `dvc repro` would have nothing to do."""

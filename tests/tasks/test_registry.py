@@ -261,6 +261,20 @@ def test_a_push_to_git_that_fails_leaves_no_tag(toy, tmp_path):
     assert git(toy, "tag").split() == ["model@v1.0.0"]
 
 
+def test_tags_go_where_retrainings_are_shared(toy, tmp_path):
+    for name in ("origin", "team"):
+        git(tmp_path, "clone", "-q", "--bare", "repo", f"{name}.git")
+        git(toy, "remote", "add", name, str(tmp_path / f"{name}.git"))
+    (toy / "params.yaml").write_text("retrain: {git_remote: team}")
+    commit(toy, 2)
+    Registry(toy, push=True).register()
+    assert git(tmp_path / "team.git", "tag").split() == ["model@v1.0.0"]
+    assert git(tmp_path / "origin.git", "tag") == ""
+    git(toy, "remote", "remove", "team")
+    with pytest.raises(RegistryError, match=r"git_remote = team: no git remote; there are: origin"):
+        Registry(toy, push=True)
+
+
 def test_a_shallow_clone_may_lack_versions(toy, tmp_path):
     commit(toy, 2)
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{toy}", "shallow")
