@@ -24,6 +24,17 @@ def test_each_trial_has_its_own_and_then_they_share_evenly(tmp_path: Path) -> No
         assert taken(later, tmp_path, 1, "2,GPU-a,5") == "2", "they are given back"
 
 
+def test_the_next_trial_gets_the_gpu_that_is_idle(tmp_path: Path) -> None:
+    stacks = [ExitStack() for _ in range(5)]
+    with ExitStack() as all_of_them:
+        for stack in stacks:
+            all_of_them.enter_context(stack)
+        assert [taken(stack, tmp_path, 1, "0,1") for stack in stacks[:3]] == ["0", "1", "0"]
+        stacks[0].close()
+        stacks[1].close()
+        assert [taken(stack, tmp_path, 1, "0,1") for stack in stacks[3:]] == ["1", "0"]
+
+
 def test_a_trial_of_several_processes_has_as_many(tmp_path: Path) -> None:
     with ExitStack() as stack:
         assert [taken(stack, tmp_path, 2, "0,1,2,3,4") for _ in range(2)] == ["0,1", "2,3"]
@@ -35,5 +46,8 @@ def test_where_there_is_no_choice_nothing_is_set(tmp_path: Path, each: int, gpus
         assert seen == {}
 
 
-def test_those_of_the_machine_count_where_none_is_named() -> None:
-    assert visible_gpus({}) == [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+def test_those_of_the_machine_count_where_none_is_named(tmp_path: Path) -> None:
+    # CUDA numbers from 0 those it sees; a container may have been given the second and the fourth.
+    for name in ("nvidia1", "nvidia3", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert visible_gpus({}, tmp_path) == ["0", "1"]
