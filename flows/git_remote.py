@@ -76,9 +76,10 @@ def withdraw(site: Site, record: Mapping[str, Any]) -> None:
         record: of what was decided.
     """
     root, commit, settings = site.root, record["commit"], site.params.retrain
-    theirs = ref(root, f"refs/remotes/{settings.git_remote}/{settings.branch}")
-    if theirs and is_ancestor(root, commit, theirs):
-        return
+    if settings.git_remote:
+        theirs = ref(root, f"refs/remotes/{settings.git_remote}/{settings.branch}")
+        if theirs and is_ancestor(root, commit, theirs):
+            return
     # The last first: no stage ever holds what is no version.
     for event in reversed(Registry(root).events):
         if event.commit == commit:

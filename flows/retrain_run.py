@@ -90,6 +90,8 @@ def retrain_here(
         steps.do("fetch", lambda on_line: _fetch(site, decided, on_line))
         site = open_site(root)
         steps.begin(site)
+        # Another machine may have taken it out of production.
+        decided = _decided(root)
     finished = _finish(site, steps, decided) if decided else None
     if finished is not None:
         site = open_site(root)
@@ -295,12 +297,21 @@ def _finish(site: Site, steps: Steps, record: dict[str, Any]) -> dict[str, Any] 
     except StageFailed as error:
         # It must not stop every run to come: the next one does all again, mostly from caches.
         if error.stage not in _SENDING:
+            # A version that is half in place would pass for one that nothing is new since.
+            if site.params.retrain.git_remote or not _in_place(site.root, record):
+                withdraw(site, record)
             drop_record(site.root, "decided")
         raise
     except (FlowError, RepositoryError):
         # Judged against another champion, or on another branch: everything is done again.
         drop_record(site.root, "decided")
         return None
+
+
+def _in_place(root: Path, record: dict[str, Any]) -> bool:
+    """Whether a version that was decided on is where it belongs on this machine."""
+    found = [v for v in Registry(root).versions() if v.commit == record["commit"]]
+    return any(v.stages or record["mode"] == "review" for v in found)
 
 
 def _over(

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from PIL import Image
 from toy_repository import CODE, Toy
 
 from flows.dvc_stage import run_stage
+from flows.flow_errors import StageFailed
 from flows.retrain_run import locked, retrain_here
 from flows.retrain_site import Site
 from flows.retrain_steps import Retraining
@@ -195,6 +197,19 @@ class PlainSteps:
         return outcome
 
 
+class FailingSteps(PlainSteps):
+    """One step fails, as the flow's do."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self._step = step
+
+    def do(self, name: str, work: Callable[..., tuple[str, str]]) -> None:
+        if name == self._step:
+            raise StageFailed(name, "failed", 0.0)
+        super().do(name, work)
+
+
 @contextmanager
 def short() -> Iterator[None]:
     """Let the pipeline have two stages."""
@@ -211,6 +226,12 @@ def retrained(toy: RetrainToy) -> tuple[dict[str, Any], dict[str, str]]:
     with locked(toy.root), short():
         result = retrain_here(toy.root, steps, False, None, False)
     return result, {name: outcome for name, outcome, _ in steps.rows}
+
+
+def failed_at(toy: RetrainToy, step: str) -> None:
+    """Retrain here; a step fails."""
+    with locked(toy.root), short(), pytest.raises(StageFailed, match=f"{step}: failed"):
+        retrain_here(toy.root, FailingSteps(step), False, None, False)
 
 
 def started(toy: RetrainToy, die_at: str = "") -> subprocess.Popen[str]:
@@ -231,6 +252,21 @@ def killed_at(toy: RetrainToy, step: str) -> None:
     with started(toy, step) as process:
         output, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, (process.returncode, output, errors)
+
+
+class Killed(BaseException):
+    """Stands for KILL."""
+
+
+def killed_before_it_forgets(toy: RetrainToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retrain, killed when all is in place, while the record of what was decided still stands."""
+
+    def killed(root: Path, name: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("flows.retrain_run.drop_record", killed)
+        retrained(toy)
 
 
 def params(toy: RetrainToy, values: Mapping[str, str]) -> None:

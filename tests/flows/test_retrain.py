@@ -13,8 +13,10 @@ import pytest
 from retrain_repository import (
     CODE,
     RetrainToy,
+    failed_at,
     fill,
     killed_at,
+    killed_before_it_forgets,
     params,
     retrained,
     short,
@@ -182,26 +184,44 @@ def test_data_that_is_recorded_since_stays_as_it_is(toy: RetrainToy) -> None:
     assert retrained(toy)[0]["outcome"] == "nothing new"
 
 
-class Killed(BaseException):
-    """Stands for KILL."""
-
-
 @pytest.mark.slow
 def test_what_was_taken_out_of_production_does_not_return(
     toy: RetrainToy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(root: Path, name: str) -> None:
-        raise Killed
-
     toy.commit("0.7")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("flows.retrain_run.drop_record", killed)
-        retrained(toy)
+    killed_before_it_forgets(toy, monkeypatch)
     assert production(toy) == "v1.1.0"
     Registry(toy.root).rollback()
     result, outcomes = retrained(toy)
     assert (result["outcome"], production(toy)) == ("nothing new", "v1.0.0")
     assert "finish" not in outcomes
+
+
+@pytest.mark.slow
+def test_what_cannot_be_finished_is_taken_back_and_made_again(toy: RetrainToy) -> None:
+    tip = toy.git("rev-parse", "retrain")
+    toy.commit("0.7")
+    failed_at(toy, "promote")
+    assert [v.name for v in Registry(toy.root).versions()] == ["v1.1.0", "v1.0.0"]
+    failed_at(toy, "promote")  # the next run, which finishes
+    assert [v.name for v in Registry(toy.root).versions()] == ["v1.0.0"]
+    assert toy.git("rev-parse", "retrain") == tip
+    assert production(toy) == "v1.0.0"
+    result, outcomes = retrained(toy)
+    assert (result["outcome"], production(toy)) == ("promoted", "v1.1.0")
+    assert outcomes["register"] == "done"
+
+
+@pytest.mark.slow
+def test_what_is_in_production_stays_where_finishing_fails(
+    toy: RetrainToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.commit("0.7")
+    killed_before_it_forgets(toy, monkeypatch)
+    tags = toy.git("show-ref")
+    failed_at(toy, "finish")
+    assert toy.git("show-ref") == tags
+    assert production(toy) == "v1.1.0"
 
 
 @pytest.mark.slow
