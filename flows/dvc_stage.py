@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -28,6 +29,8 @@ Outcome = Literal["ran", "restored", "skipped"]
 deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 # Lines kept for the message of a failure that has no line of its own.
 NUM_LAST_LINES = 15
+# What git says of a branch or a tag with which all went well; there may be many.
+_TAKEN = re.compile(r" [ +\-t*=] ")
 
 
 @dataclass(frozen=True)
@@ -261,12 +264,15 @@ class StageOutput:
             self._open = None
         if self._open is not None:
             self._open.append(line)
+        if self._program == "git" and _TAKEN.match(line):
+            return
         if line.strip() and not line.startswith(("Running stage ", "> ", "ERROR: failed to repro")):
             self._last.append(line)
 
     def reason(self, status: int) -> str:
         """Why it failed, in the words of whoever failed: the stage itself, or else DVC."""
-        if self._error:
+        # git's `error: ` says that something failed; what, the remote or another line has said.
+        if self._error and self._program != "git":
             text = "\n".join(self._error).removeprefix("error: ")
             return text.removeprefix(f"{self.stage}: ")
         if self.outcome == "ran" and self._last:

@@ -1,8 +1,9 @@
 """What retrainings of several machines share: the branch and the registry's tags at a git remote.
 
 A run begins with what the others have done, and ends with sending what it has done, in one step:
-the remote takes the branch and all tags, or nothing. Until then a version counts for nothing, here
-neither: what the remote does not take is taken back.
+the remote takes the branch and all tags, or nothing. From its registration until then a version is
+this machine's alone, where it may be in production: what the remote does not take is taken back, by
+the same run, or by the next one if it was killed.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ def fetch(site: Site, on_line: OnLine, waits: Sequence[float]) -> None:
     """
     settings = site.params.retrain
     remote, branch = settings.git_remote, settings.branch
-    # All branches: also that which is checked out here may have gone on there.
-    heads = f"+refs/heads/*:refs/remotes/{remote}/*"
-    words = ["fetch", "--quiet", "--no-tags", str(remote), heads, *_TAGS]
-    run_again(git_command(site.root, *words), "git fetch", site.root, on_line, waits, {})
+    # All branches: also that which is checked out here may have gone on there. One that has gone
+    # there goes here, as it may be in the way of another; but no tag goes: it may not be there yet.
+    heads = ["--prune", str(remote), f"+refs/heads/*:refs/remotes/{remote}/*"]
+    for what in (heads, ["--no-prune", str(remote), *_TAGS]):
+        # Not quiet: then it would not say which tags both sides have.
+        command = git_command(site.root, "fetch", "--no-tags", *what)
+        run_again(command, "git fetch", site.root, on_line, waits, {})
     theirs = ref(site.root, f"refs/remotes/{remote}/{branch}")
     if theirs is None or (site.tip and is_ancestor(site.root, theirs, site.tip)):
         return

@@ -229,6 +229,10 @@ def clear(site: Site) -> None:
     remove_left_over(site.root, site.tree, site.resume)
     common = Path(git(site.root, "rev-parse", "--path-format=absolute", "--git-common-dir"))
     locks = [common / f"{site.branch}.lock", *(common / "refs/tags").glob(f"{ARTIFACT}*.lock")]
+    # Taking back tags writes that one too.
+    locks.append(common / "packed-refs.lock")
+    if remote := site.params.retrain.git_remote:
+        locks += (common / "refs/remotes" / remote).rglob("*.lock")
     for lock in locks:
         with suppress(FileNotFoundError):
             if time.time() - lock.stat().st_mtime > _STALE_LOCK_SECONDS:

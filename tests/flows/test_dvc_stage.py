@@ -172,6 +172,18 @@ def test_reason_from_lines(lines: list[str], reason: str) -> None:
     assert output.reason(3) == reason
 
 
+def test_of_git_the_reason_is_what_the_remote_has_said() -> None:
+    output = StageOutput("git push", program="git")
+    lines = [
+        "remote: only maintainers",
+        " ! [remote rejected] retrain -> retrain (hook declined)",
+        "error: failed to push some refs to '../origin'",
+    ]
+    for line in (*lines, *(f" * [new tag]  model@v1.{n}.0 -> model@v1.{n}.0" for n in range(20))):
+        output.add(line)
+    assert output.reason(1).splitlines()[1:] == [f"  {line}" for line in lines]
+
+
 def test_stage_failed_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(StageFailed("train", "no data", 1.5)))
     assert (error.stage, error.reason, error.seconds) == ("train", "no data", 1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from retrain_repository import (
     PlainSteps,
     RetrainToy,
     killed_at,
+    killed_before_it_forgets,
     make_retrain_toy,
     params,
     retrained,
@@ -20,7 +22,9 @@ from retrain_repository import (
 )
 
 from flows.flow_errors import FlowError
+from flows.git_remote import fetch, share
 from flows.retrain_run import locked, retrain_here
+from flows.retrain_site import clear, open_site
 from tasks.model_registry import Registry
 
 pytestmark = pytest.mark.slow
@@ -109,6 +113,7 @@ def test_both_at_once(team: tuple[RetrainToy, RetrainToy], monkeypatch: pytest.M
     monkeypatch.setattr("flows.retrain_steps.RETRY_SECONDS", (0.0,))
     a.batch("of-a", range(20, 23))
     b.batch("of-b", range(30, 33))
+    before = shared(b)
     steps = Interrupted("share", lambda: retrained(a))
     failed = pytest.raises(FlowError, match=r"(?s)git push: .*v1\.1\.0 is not registered")
     with locked(b.root), short(), failed:
@@ -117,9 +122,7 @@ def test_both_at_once(team: tuple[RetrainToy, RetrainToy], monkeypatch: pytest.M
     # Nothing of the one that came second is to be seen, at the remote or with itself.
     assert here(a) == shared(a)
     assert [version.name for version in Registry(b.root).versions()] == ["v1.0.0"]
-    assert here(b).items() < shared(b).items() | {
-        ("refs/heads/retrain", here(b)["refs/heads/retrain"])
-    }
+    assert here(b) == before
     result, _ = retrained(b)
     assert (result["outcome"], result["version"]) == ("promoted", "v1.2.0")
     assert "0.66, was [0.6]" in result["summary"]  # the images of both
@@ -137,6 +140,80 @@ def test_killed_before_it_is_shared(team: tuple[RetrainToy, RetrainToy]) -> None
     assert (result["outcome"], result["version"]) == ("promoted", "v1.1.0")
     assert "train" not in outcomes
     assert here(b) == shared(b)
+    assert b.traces() == []
+
+
+def fetched(toy: RetrainToy) -> None:
+    with locked(toy.root), short():
+        fetch(open_site(toy.root), print, ())
+
+
+def test_a_tag_that_both_have_is_named(team: tuple[RetrainToy, RetrainToy]) -> None:
+    _, b = team
+    b.git("tag", "-a", "-m", "another", "model@v1.0.0")
+    with pytest.raises(FlowError, match=r"(?s)git fetch: .*\[rejected\] +model@v1\.0\.0 "):
+        fetched(b)
+    b.git("tag", "-d", "model@v1.0.0")
+    fetched(b)
+    assert here(b) == shared(b)
+
+
+def test_a_push_that_the_remote_refuses_says_why(team: tuple[RetrainToy, RetrainToy]) -> None:
+    a, b = team
+    hook = a.root.parent / "origin" / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho only maintainers may push\nexit 1\n")
+    hook.chmod(0o755)
+    fetched(b)
+    b.git("branch", "-f", "retrain", b.git("commit-tree", "-p", "retrain", "-m", "", "main^{tree}"))
+    with pytest.raises(
+        FlowError, match=r"(?s)only maintainers may push.*pre-receive hook declined"
+    ):
+        share(open_site(b.root), {}, print, ())
+
+
+def test_locks_that_a_killed_git_has_left(team: tuple[RetrainToy, RetrainToy]) -> None:
+    _, b = team
+    fetched(b)
+    b.git("pack-refs", "--all")
+    places = ["refs/remotes/origin/main", "refs/remotes/origin/my/branch", "packed-refs"]
+    locks = [b.root / ".git" / f"{place}.lock" for place in places]
+    theirs = b.root / ".git" / "refs/remotes/other/main.lock"
+    for lock in (*locks, theirs):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        os.utime(lock, (0, 0))
+    locks[0].touch()  # at work
+    with locked(b.root), short():
+        clear(open_site(b.root))
+    assert [lock.exists() for lock in (*locks, theirs)] == [True, False, False, True]
+
+
+def test_branches_that_give_way_to_others(team: tuple[RetrainToy, RetrainToy]) -> None:
+    a, b = team
+    a.git("push", "-q", "origin", "main:feature")
+    fetched(b)
+    b.git("config", "fetch.prune", "true")
+    b.git("tag", "-a", "-m", "not shared yet", "model@v1.1.0")
+    a.git("push", "-q", "origin", ":feature")
+    a.git("push", "-q", "origin", "main:feature/x")
+    fetched(b)
+    remotes = b.git("for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes/origin")
+    assert set(remotes.splitlines()) - {"HEAD"} == {"feature/x", "main", "retrain"}
+    assert set(here(b)) - set(shared(b)) == {"refs/tags/model@v1.1.0", "refs/tags/model@v1.1.0^{}"}
+
+
+def test_a_rollback_made_elsewhere_holds(
+    team: tuple[RetrainToy, RetrainToy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = team
+    b.commit("0.7")
+    killed_before_it_forgets(b, monkeypatch)
+    assert Registry(a.root, push=True).rollback()[1].name == "v1.0.0"
+    tags = shared(a)
+    result, outcomes = retrained(b)
+    assert result["outcome"] == "nothing new"
+    assert not {"finish", "promote"} & set(outcomes)
+    assert here(b) == shared(b) == tags
     assert b.traces() == []
 
 
