@@ -99,8 +99,7 @@ def hang(toy: Toy, command: Command, mode: str) -> subprocess.Popen[str]:
 
     def up() -> bool:
         assert process.poll() is None, process.communicate()
-        commands = [p.cmdline() for p in toy.processes()]
-        return wanted <= {words[3] for words in commands if len(words) > 3}
+        return wanted <= {words[3] for words in toy.commands() if len(words) > 3}
 
     toy.wait_until(up)
     return process
@@ -181,7 +180,7 @@ def test_its_own_server_does_not_survive_either(
 @pytest.mark.slow
 def test_interrupt_while_the_server_starts(toy: Toy, lone_command: Command) -> None:
     process = lone_command.start("--quiet")
-    toy.wait_until(lambda: any("uvicorn" in p.cmdline() for p in toy.processes()))
+    toy.wait_until(lambda: toy.runs("uvicorn"))
     code, said, _ = finish(toy, process, signal.SIGTERM)
     assert code == 143
     assert "Traceback" not in said

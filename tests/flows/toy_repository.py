@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +88,21 @@ class Toy:
                 continue
         return found
 
+    def commands(self) -> list[list[str]]:
+        """What the processes at work here have been called with."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):  # it may end this very moment
+                found.append(process.cmdline())
+        return found
+
+    def runs(self, word: str) -> bool:
+        """Whether a process at work here has been called with a word."""
+        return any(word in words for words in self.commands())
+
     def wait_until(self, true: Callable[[], object]) -> None:
         """Wait for something to come true; where it does not, say what is at work."""
-        wait_until(true, lambda: [p.cmdline() for p in self.processes()])
+        wait_until(true, self.commands)
 
 
 def make_toy(root: Path) -> Toy:
